@@ -1,0 +1,38 @@
+// dhp_jax._native: the table of contents of the native code. It computes nothing.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ffi/registrations.h"
+#include "host/attention.h"
+#include "xla/ffi/api/c_api.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict capsules(const std::vector<dhp::Registration>& registrations) {
+  py::dict result;
+  for (const dhp::Registration& r : registrations) result[r.target] = py::capsule(r.handler);
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Custom-call targets of dhp_jax, and how they were built.";
+  module.attr("FFI_API_VERSION") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  module.attr("CUDA_ARCHITECTURES") = DHP_CUDA_ARCHITECTURES;
+  module.def("host_isa", &dhp::host_isa, "Instruction set of the CPU kernels: baseline, avx2 or avx512.");
+  module.def(
+      "registrations",
+      [] {
+        py::dict result;
+        result["cpu"] = capsules(dhp::cpu_registrations());
+#ifdef DHP_WITH_CUDA
+        result["CUDA"] = capsules(dhp::cuda_registrations());
+#endif
+        return result;
+      },
+      "Platform -> custom-call target -> handler capsule.");
+}

@@ -1,0 +1,35 @@
+// The table of host kernels that one instruction set provides, and the choice among them.
+
+#pragma once
+
+#include <stdint.h>
+
+#include "params.h"
+
+namespace dhp {
+
+// A loop of independent tasks. `run` may be called from any thread, once for each task in [0, num_tasks), with
+// scratch of its own.
+struct Phase {
+  int64_t num_tasks = 0;
+  void (*run)(const void* params, int64_t task, float* scratch) = nullptr;
+};
+
+// The phases of one call, in order; each waits for the one before.
+struct Plan {
+  static constexpr int kMaxPhases = 3;
+  Phase phases[kMaxPhases];
+  int64_t scratch_floats = 0;  // for each thread
+};
+
+struct HostKernels {
+  const char* isa;
+  Plan (*attention_fwd)(const ForwardParams&);
+  Plan (*attention_bwd)(const BackwardParams&);
+  Plan (*attention_bwd_bias)(const BiasBackwardParams&);
+};
+
+// The widest instruction set of this processor for which kernels were compiled.
+const HostKernels& host_kernels();
+
+}  // namespace dhp

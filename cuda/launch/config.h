@@ -1,0 +1,30 @@
+// What a kernel is compiled for: its one template parameter, chosen from public facts alone.
+
+#pragma once
+
+#include "params.h"
+
+namespace dhp {
+
+// Only what pays is compiled in. A branch on the presence of bias, mask or lengths is the same for every
+// thread of a launch, so the plain kernels take it at run time and stay at one instance a dtype.
+struct Config {
+  DType dtype;  // of query, key, value, out and their gradients
+};
+
+inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";
+
+// nullptr: no kernel is compiled for this dtype.
+constexpr const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
+  }
+  return nullptr;
+}
+
+}  // namespace dhp

@@ -1,0 +1,203 @@
+"""The public function: arguments in jax.nn's form, normalised, differentiated once."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from dhp_jax.primitive import CHECKPOINT_NAMES, call_native
+from dhp_jax.spec import Arguments, AttentionSpec, Options
+
+_CHANNEL_MULTIPLE = 8  # the native code takes channels in multiples of this
+
+
+def dot_product_attention(
+    query: jax.typing.ArrayLike,
+    key: jax.typing.ArrayLike,
+    value: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike | None = None,
+    mask: jax.typing.ArrayLike | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: jax.typing.ArrayLike | None = None,
+    key_value_seq_lengths: jax.typing.ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    return_residual: bool = False,
+    **unsupported: Any,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    r"""Scaled dot-product attention whose execution does not depend on any array's values.
+
+    Computes :math:`\mathrm{softmax}(\mathrm{scale} \cdot Q K^T + \mathrm{bias}) V` for each head, like
+    :func:`jax.nn.dot_product_attention` and with its arguments. Scores, softmax and sums are float32.
+
+    Axis letters: B batch, T query position, S key position, N query heads, K key/value heads (K divides N; query
+    head n uses key/value head n // (N / K)), D channels of one head, 1 to 256.
+
+    Public, and free to steer the execution: shapes, dtypes, which optional arguments are there, and the options
+    `scale`, `is_causal`, `local_window_size`, `return_residual`. Secret: the values of every array. Work is always
+    done for the padded lengths.
+
+    Args:
+      query: float32, bfloat16 or float16 [B, T, N, D] or [T, N, D]; secret.
+      key: same dtype, [B, S, K, D] or [S, K, D]; secret.
+      value: same dtype and shape as `key`; secret.
+      bias: floating point, broadcastable to [B, N, T, S]; added to the scaled scores; secret. Never expanded in
+        memory.
+      mask: bool, broadcastable to [B, N, T, S]; True where a key takes part; secret. Never expanded in memory.
+      scale: factor on the dot products; default 1 / sqrt(D); a number, public.
+      is_causal: query t sees keys s <= t (aligned top-left, also where T != S); public.
+      query_seq_lengths: integer [B]; rows t at or past it give 0; secret. Any value is legal.
+      key_value_seq_lengths: integer [B]; keys at or past it take no part; secret. Any value is legal.
+      local_window_size: (left, right): query t sees keys t - left <= s <= t + right; an int w means (w, w); public.
+      return_residual: also return the log-sum-exp of the scores; public.
+      **unsupported: no other argument exists; `implementation` is refused with a reason.
+
+    Returns:
+      The output, shape and dtype of `query`. With `return_residual`, a pair (output, log-sum-exp), the second
+      float32 [B, T, N] or [T, N], natural logarithm; no gradient passes through it.
+
+    Raises:
+      TypeError: an array has a wrong dtype, an option is not known while tracing, or an argument is unknown.
+      ValueError: shapes do not fit each other.
+      NotImplementedError: a second derivative is taken, or the program is lowered for another platform than CPU
+        and CUDA, or for CUDA by an installation without CUDA kernels.
+
+    Differences from ``jax.nn.dot_product_attention``:
+      * A row in which no key takes part (by mask, lengths, window, or a bias of -inf) gives 0, log-sum-exp -inf and
+        zero gradients; jax.nn gives the mean of all values, or NaN.
+      * The log-sum-exp is float32; jax.nn casts it to the dtype of `key`.
+      * Memory is O(T + S); nothing of size T x S is made, save operands passed at that size.
+      * With sequence lengths, non-finite values past a length change no valid row, forward or backward.
+      * float32 subnormals count as 0.
+
+    Under ``jax.vmap`` an argument that is not mapped is not copied. Under sharded ``jax.jit``, batch and heads stay
+    sharded; a sharded sequence is gathered. Under ``jax.checkpoint``, the policy
+    ``save_only_these_names(*dhp_jax.CHECKPOINT_NAMES)`` keeps the backward pass from running the forward again.
+    """
+    _refuse_unknown(unsupported)
+    arguments = _normalise(query, key, value, bias, mask, query_seq_lengths, key_value_seq_lengths)
+    spec = AttentionSpec.from_arguments(
+        arguments, scale=scale, is_causal=is_causal, local_window_size=local_window_size
+    )
+    out, lse = _attention(spec.options, _vary_alike(_pad_channels(arguments)))
+    out = out[..., : spec.channels].reshape(jnp.shape(query))
+    if not return_residual:
+        return out
+    return out, lax.stop_gradient(lse).reshape(jnp.shape(query)[:-1])
+
+
+def _refuse_unknown(unsupported: dict[str, Any]) -> None:
+    if "implementation" in unsupported:
+        raise TypeError(
+            f"dot_product_attention: implementation={unsupported['implementation']!r} was passed; dhp_jax has one "
+            "implementation for each platform, so that no call falls back to one that is not constant-time. Leave "
+            "the argument out."
+        )
+    if unsupported:
+        raise TypeError(
+            f"dot_product_attention: unknown argument {', '.join(sorted(unsupported))}; the arguments are those of "
+            "jax.nn.dot_product_attention without implementation. Leave it out."
+        )
+
+
+def _normalise(
+    query: Any, key: Any, value: Any, bias: Any, mask: Any, query_lengths: Any, key_value_lengths: Any
+) -> Arguments:
+    """Arrays in the form that Arguments documents; leading axes of size 1 are added as jax.nn does."""
+
+    def with_rank_4(array: Any) -> Any:
+        array = jnp.asarray(array)
+        return lax.expand_dims(array, range(4 - array.ndim)) if array.ndim < 4 else array
+
+    return Arguments(
+        query=with_rank_4(query),
+        key=with_rank_4(key),
+        value=with_rank_4(value),
+        bias=None if bias is None else _native_bias(with_rank_4(bias)),
+        mask=None if mask is None else with_rank_4(mask),
+        query_seq_lengths=None if query_lengths is None else _native_lengths(jnp.asarray(query_lengths)),
+        key_value_seq_lengths=None if key_value_lengths is None else _native_lengths(jnp.asarray(key_value_lengths)),
+    )
+
+
+def _native_bias(bias: jax.Array) -> jax.Array:
+    """Any floating-point dtype the native code does not read becomes float32, that of the scores."""
+    readable = bias.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+    return bias if readable or not jnp.issubdtype(bias.dtype, jnp.floating) else bias.astype(jnp.float32)
+
+
+def _native_lengths(lengths: jax.Array) -> jax.Array:
+    """int32; a value that does not fit becomes the nearest that does, so it compares as it did."""
+    if lengths.dtype == jnp.int32 or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        return lengths
+    own, narrow = jnp.iinfo(lengths.dtype), jnp.iinfo(jnp.int32)
+    return jnp.clip(lengths, max(own.min, narrow.min), min(own.max, narrow.max)).astype(jnp.int32)
+
+
+def _pad_channels(arguments: Arguments) -> Arguments:
+    """Zeros up to a multiple of 8 channels: they add nothing to a dot product, and their outputs are cut off."""
+    missing = -arguments.query.shape[-1] % _CHANNEL_MULTIPLE
+    if not missing:
+        return arguments
+
+    def pad(array: jax.Array) -> jax.Array:
+        return jnp.pad(array, ((0, 0), (0, 0), (0, 0), (0, missing)))
+
+    return arguments._replace(query=pad(arguments.query), key=pad(arguments.key), value=pad(arguments.value))
+
+
+def _vary_alike(arguments: Arguments) -> Arguments:
+    """Inside shard_map, gives every array the union of the mesh axes along which any of them varies.
+
+    The results of a primitive vary along that union, and so do gradients before they are summed over the axes along
+    which their argument does not vary. A select between an array and itself, on a condition that is always false
+    but formally varies, is the way to say so that works in every supported jax; XLA removes it.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return arguments
+    leaves = [x for x in arguments if x is not None and x.size]
+    conditions = [lax.index_in_dim(x.reshape(-1), 0, keepdims=False) != 0 for x in leaves]
+    varying = functools.reduce(lax.bitwise_or, [lax.bitwise_and(c, False) for c in conditions])
+    return jax.tree.map(lambda x: lax.select_n(varying, x, x), arguments)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(options: Options, arguments: Arguments) -> tuple[jax.Array, jax.Array]:
+    """out [B, T, N, D] and lse [B, T, N], D a multiple of 8."""
+    return _run_forward(options, arguments)
+
+
+def _run_forward(options: Options, arguments: Arguments) -> tuple[jax.Array, jax.Array]:
+    out, lse = call_native("attention_fwd", options, _add_mapped_axis(arguments))
+    return lax.squeeze(out, (0,)), lax.squeeze(lse, (0,))
+
+
+def _attention_fwd(options: Options, arguments: Arguments) -> tuple[Any, Any]:
+    results = zip(_run_forward(options, arguments), CHECKPOINT_NAMES, strict=True)
+    out, lse = (checkpoint_name(result, name) for result, name in results)
+    return (out, lse), (arguments, out, lse)
+
+
+def _attention_bwd(options: Options, residuals: Any, cotangents: Any) -> tuple[Arguments]:
+    arguments, out, lse = residuals
+    operands = _add_mapped_axis((*arguments, out, lse, *cotangents))
+    d_query, d_key, d_value, _ = call_native("attention_bwd", options, operands)
+    gradients = Arguments(lax.squeeze(d_query, (0,)), lax.squeeze(d_key, (0,)), lax.squeeze(d_value, (0,)))
+    if arguments.bias is not None:
+        # A call of its own, which dead-code elimination drops where nobody asks for the gradient of bias.
+        d_bias, _ = call_native("attention_bwd_bias", options, operands)
+        gradients = gradients._replace(bias=lax.squeeze(d_bias, (0,)))
+    return (gradients,)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+def _add_mapped_axis(arrays: Any) -> list[jax.Array]:
+    return [lax.expand_dims(array, (0,)) for array in arrays if array is not None]
