@@ -53,8 +53,8 @@ struct Band {
 // What forward and backward share.
 struct Problem {
   Shape shape;
-  DType dtype;   // of query, key, value, out and their gradients
-  float scale;   // score = scale * (q . k) + bias
+  DType dtype;  // of query, key, value, out and their gradients
+  float scale;  // score = scale * (q . k) + bias
   Band band;
   InRows query, key, value;
   DType bias_dtype = DType::kFloat32;
@@ -73,10 +73,10 @@ struct ForwardParams {
 struct BackwardParams {
   Problem problem;
   InRows out, d_out;
-  const float* lse;    // [V, B, T, N] from the forward pass
-  const float* d_lse;  // [V, B, T, N] cotangent of lse
+  const float* lse;                 // [V, B, T, N] from the forward pass
+  const float* d_lse;               // [V, B, T, N] cotangent of lse
   OutRows d_query, d_key, d_value;  // V of these is the full V, also where the operand's is 1
-  float* delta;        // [V, B, T, N] workspace: sum over D of d_out * out, less d_lse
+  float* delta;                     // [V, B, T, N] workspace: sum over D of d_out * out, less d_lse
 };
 
 // Gradient of bias, summed over the axes along which bias repeats.

@@ -29,7 +29,7 @@ _HOME = {
     "build_info": "dhp_jax.ffi",
 }
 
-__all__ = ["AttentionSpec", "CHECKPOINT_NAMES", "DISABLE_EXPORT_CHECKS", "build_info", "dot_product_attention"]
+__all__ = ["CHECKPOINT_NAMES", "DISABLE_EXPORT_CHECKS", "AttentionSpec", "build_info", "dot_product_attention"]
 
 
 def __getattr__(name: str) -> Any:

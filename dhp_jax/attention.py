@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from dhp_jax.primitive import CHECKPOINT_NAMES, call_native
+from dhp_jax import partition
+from dhp_jax.primitive import CHECKPOINT_NAMES, NO_DERIVATIVE, call_native
 from dhp_jax.spec import Arguments, AttentionSpec, Options
 
 _CHANNEL_MULTIPLE = 8  # the native code takes channels in multiples of this
@@ -65,7 +68,7 @@ def dot_product_attention(
     Raises:
       TypeError: an array has a wrong dtype, an option is not known while tracing, or an argument is unknown.
       ValueError: shapes do not fit each other.
-      NotImplementedError: a second derivative is taken, or the program is lowered for another platform than CPU
+      NotImplementedError: a second or a forward-mode derivative is taken, or the program is lowered for another platform than CPU
         and CUDA, or for CUDA by an installation without CUDA kernels.
 
     Differences from ``jax.nn.dot_product_attention``:
@@ -85,11 +88,23 @@ def dot_product_attention(
     spec = AttentionSpec.from_arguments(
         arguments, scale=scale, is_causal=is_causal, local_window_size=local_window_size
     )
-    out, lse = _attention(spec.options, _vary_alike(_pad_channels(arguments)))
+    with _explained_forward_mode():
+        out, lse = _attention(spec.options, _vary_alike(_gather_sequences(_pad_channels(arguments))))
     out = out[..., : spec.channels].reshape(jnp.shape(query))
     if not return_residual:
         return out
     return out, lax.stop_gradient(lse).reshape(jnp.shape(query)[:-1])
+
+
+@contextlib.contextmanager
+def _explained_forward_mode() -> Iterator[None]:
+    """Replaces JAX's message about forward mode, which speaks of a custom_vjp that the caller never wrote."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise NotImplementedError(NO_DERIVATIVE) from error
 
 
 def _refuse_unknown(unsupported: dict[str, Any]) -> None:
@@ -152,6 +167,17 @@ def _pad_channels(arguments: Arguments) -> Arguments:
     return arguments._replace(query=pad(arguments.query), key=pad(arguments.key), value=pad(arguments.value))
 
 
+def _gather_sequences(arguments: Arguments) -> Arguments:
+    """Under explicit sharding, takes the sequence and channel axes out of the sharded ones."""
+    letters = Arguments("btnd", "bskd", "bskd", "bnts", "bnts", "b", "b")
+    return Arguments(
+        *(
+            array if array is None else partition.gather_sequences(array, axes)
+            for array, axes in zip(arguments, letters, strict=True)
+        )
+    )
+
+
 def _vary_alike(arguments: Arguments) -> Arguments:
     """Inside shard_map, gives every array the union of the mesh axes along which any of them varies.
 
@@ -169,7 +195,7 @@ def _vary_alike(arguments: Arguments) -> Arguments:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(options: Options, arguments: Arguments) -> tuple[jax.Array, jax.Array]:
-    """out [B, T, N, D] and lse [B, T, N], D a multiple of 8."""
+    """Attention [B, T, N, D] and log-sum-exp [B, T, N], D a multiple of 8."""
     return _run_forward(options, arguments)
 
 

@@ -36,7 +36,9 @@ def native() -> Any:
     try:
         module = importlib.import_module("dhp_jax._native")
     except ImportError as error:
-        raise ImportError(f"dhp_jax: the compiled module dhp_jax._native does not load ({error}). {_REINSTALL}") from error
+        raise ImportError(
+            f"dhp_jax: the compiled module dhp_jax._native does not load ({error}). {_REINSTALL}"
+        ) from error
     check_ffi_version(module.FFI_API_VERSION, installed_ffi_version())
     return module
 
@@ -85,6 +87,16 @@ def require(platform: str) -> None:
 
 def _has_gpu() -> bool:
     return any(device.platform == "gpu" for device in jax.devices())
+
+
+def gpu_objection(device: Any) -> str:
+    """Why our CUDA kernels cannot run on an accelerator that JAX has; empty where they can."""
+    if device.platform != "gpu" or "rocm" in getattr(device.client, "platform_version", "").lower():
+        return f"platform {device.platform}: there are kernels for CUDA and for the CPU only"
+    if not native().CUDA_ARCHITECTURES:
+        return "this installation has no CUDA kernels; reinstall with DHP_CUDA=1 set"
+    major, minor = map(int, device.compute_capability.split("."))
+    return native().gpu_objection(major, minor)
 
 
 def build_info() -> dict[str, Any]:

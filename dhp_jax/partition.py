@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Axes = tuple[str, ...]  # names of mesh axes
 Function = Callable[..., tuple[jax.Array, ...]]
@@ -33,19 +33,33 @@ class Array:
     shape: tuple[int, ...]
 
     def axes(self) -> Iterator[tuple[str, int]]:
+        """(letter, size) of each axis."""
         return zip(self.letters, self.shape, strict=True)
 
 
 def partitioned(
-    bind: Function, operands: Sequence[Array], results: Sequence[Array], sizes: dict[str, int]
+    bind: Function,
+    operands: Sequence[Array],
+    results: Sequence[Array],
+    sizes: dict[str, int],
+    manual_mesh: AbstractMesh | None,
 ) -> Function:
-    """`bind` with sharding rules. `sizes` gives the full size of every axis letter."""
+    """`bind` with sharding rules.
+
+    `sizes` gives the full size of every axis letter. `manual_mesh` is the mesh of the shard_map around the call, if
+    any: inside one that is partly manual, JAX gives the callback shardings without names.
+    """
 
     def partition(mesh: Any, arg_shapes: Any, result_shapes: Any) -> Any:
         shardings = [shape.sharding for shape in arg_shapes]
-        if not all(isinstance(sharding, NamedSharding) for sharding in shardings):
-            return _partition_inside_manual(mesh, bind, operands, arg_shapes, result_shapes)
-        sharded = _shardable_axes(mesh, operands, [sharding.spec for sharding in shardings], sizes)
+        if all(isinstance(sharding, NamedSharding) for sharding in shardings):
+            sharded = _shardable_axes(mesh, operands, [sharding.spec for sharding in shardings], sizes)
+        else:
+            mesh, specs = _guess_specs(manual_mesh, operands, shardings)
+            sharded = _shardable_axes(mesh, operands, specs, sizes)
+            # XLA cannot sum over a part of the mesh here: what would need a sum is gathered instead.
+            missing = {axis for array in results for axis in _missing_axes(array, sharded, sizes)}
+            sharded = {factor: () if missing & set(axes) else axes for factor, axes in sharded.items()}
         summed = [_missing_axes(array, sharded, sizes) for array in results]
 
         def local(*shards: jax.Array) -> tuple[jax.Array, ...]:
@@ -56,25 +70,27 @@ def partitioned(
 
         return mesh, local, shardings_of(results), shardings_of(operands)
 
+    def rule(mesh: Any, *_: Any) -> tuple[str, dict[str, Any]]:
+        text, factor_sizes = sharding_rule(operands, results, sizes, None if mesh.empty else mesh.size)
+        return text, {"need_replication_factors": ("t", "d", "s"), **factor_sizes}
+
     function = custom_partitioning(bind)
-    rule, factor_sizes = sharding_rule(operands, results, sizes)
-    function.def_partition(
-        partition=partition, sharding_rule=rule, need_replication_factors=("t", "d", "s"), **factor_sizes
-    )
+    function.def_partition(partition=partition, sharding_rule=rule)
     return function
 
 
 def sharding_rule(
-    operands: Sequence[Array], results: Sequence[Array], sizes: dict[str, int]
+    operands: Sequence[Array], results: Sequence[Array], sizes: dict[str, int], num_devices: int | None
 ) -> tuple[str, dict[str, int]]:
     """The Shardy rule of a call, and the sizes of the factors that it cannot infer.
 
-    Query heads are (key/value head, member of its group), so that both head axes share the factor k. An axis that
-    repeats (size 1 under a larger one) gets a factor of its own.
+    Query heads are (key/value head, member of its group), so both head axes share the factor k; but where the mesh
+    could split k unevenly, Shardy would cut a mesh axis in two, which JAX cannot express, and the two head axes get
+    factors of their own. An axis that repeats (size 1 under a larger one) has its own factor too.
     """
     group = sizes["n"] // sizes["k"]
-    grouped = sizes["k"] > 1 and group > 1
-    heads = {"n": "(k g)", "k": "k"} if grouped else {"n": "n", "k": "n" if group == 1 else "k"}
+    linked = group > 1 and num_devices is not None and sizes["k"] > 1 and sizes["k"] % num_devices == 0
+    heads = {"n": "(k g)", "k": "k"} if linked else {"n": "n", "k": "n" if group == 1 else "k"}
     repeats = itertools.count()
 
     def factors(array: Array) -> str:
@@ -83,12 +99,10 @@ def sharding_rule(
         )
 
     rule = ", ".join(map(factors, operands)) + " -> " + ", ".join(map(factors, results))
-    return rule, {"g": group} if grouped else {}
+    return rule, {"g": group} if linked else {}
 
 
-def result_spec(
-    result: Array, operands: Sequence[Array], specs: Sequence[Any], sizes: dict[str, int]
-) -> PartitionSpec:
+def result_spec(result: Array, operands: Sequence[Array], specs: Sequence[Any], sizes: dict[str, int]) -> PartitionSpec:
     """Sharding of a result in its type: on each axis, that of the first operand which has the axis sharded."""
     first: dict[str, Any] = {}
     for array, spec in zip(operands, specs, strict=True):
@@ -152,17 +166,48 @@ def _sum_over(x: jax.Array, axes: Axes) -> jax.Array:
         return lax.psum(x.astype(jnp.float32), axes).astype(x.dtype)
 
 
-def _partition_inside_manual(
-    mesh: Any, bind: Function, operands: Sequence[Array], arg_shapes: Sequence[Any], result_shapes: Sequence[Any]
-) -> Any:
-    """Inside a partly manual shard_map the shardings have no spec: take them as they are, if no sequence is cut."""
-    for array, shape in zip(operands, arg_shapes, strict=True):
-        local = shape.sharding.shard_shape(tuple(shape.shape))
-        for (letter, size), local_size in zip(array.axes(), local, strict=True):
-            if letter in _WHOLE and local_size != size:
-                raise ValueError(
-                    f"dhp_jax: inside a partly manual shard_map, an operand of shape {array.shape} is sharded along a "
-                    f"sequence or channel axis (each shard has {local}); only batch and heads may be sharded there. "
-                    "Gather it first, or make the mesh axis manual."
-                )
-    return mesh, bind, tuple(s.sharding for s in result_shapes), tuple(s.sharding for s in arg_shapes)
+def _guess_specs(
+    manual_mesh: AbstractMesh | None, operands: Sequence[Array], shardings: Sequence[Any]
+) -> tuple[Any, list[PartitionSpec]]:
+    """A mesh, and a spec for each operand, where JAX hands over shardings that name no mesh axis.
+
+    A guess from the shape of the shards may name another axis of the same size; XLA then moves data between devices
+    that it need not have moved, and the result is the same.
+    """
+    if manual_mesh is None:
+        devices = sorted(shardings[0].device_set, key=lambda device: device.id)
+        return Mesh(devices, ("replicas",)), [PartitionSpec()] * len(operands)
+    # XLA counts only the devices along the axes that are not manual.
+    automatic = {name: size for name, size in manual_mesh.shape.items() if name not in manual_mesh.manual_axes}
+
+    def spec(array: Array, sharding: Any) -> PartitionSpec:
+        pieces = [
+            size // max(local, 1) for size, local in zip(array.shape, sharding.shard_shape(array.shape), strict=True)
+        ]
+        return PartitionSpec(*(_axes_of_extent(automatic, extent) for extent in pieces))
+
+    automatic_mesh = AbstractMesh(tuple(automatic.values()), tuple(automatic))
+    return automatic_mesh, [spec(array, sharding) for array, sharding in zip(operands, shardings, strict=True)]
+
+
+def _axes_of_extent(sizes: dict[str, int], extent: int) -> Axes | None:
+    if extent == 1:
+        return None
+    for count in range(1, len(sizes) + 1):
+        for names in itertools.combinations(sizes, count):
+            if math.prod(sizes[name] for name in names) == extent:
+                return names
+    return None
+
+
+def gather_sequences(array: jax.Array, letters: str) -> jax.Array:
+    """Where the type of an array shards a sequence or channel axis (explicit sharding), the array without that.
+
+    Its transpose shards the gradient as the array was.
+    """
+    sharding = jax.typeof(array).sharding
+    entries = list(sharding.spec)
+    if not any(entry and letter in _WHOLE for letter, entry in zip(letters, entries, strict=False)):
+        return array
+    kept = [None if letter in _WHOLE else entry for letter, entry in zip(letters, entries, strict=False)]
+    return jax.sharding.reshard(array, sharding.update(spec=PartitionSpec(*kept)))

@@ -21,15 +21,20 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.interpreters import mlir, xla
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh
 
 from dhp_jax import ffi, partition
 from dhp_jax.spec import Options
 
 CHECKPOINT_NAMES = ("dhp_attention_out", "dhp_attention_lse")
 """Names of the forward residuals, for ``jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES)``."""
+
+NO_DERIVATIVE = (
+    "dhp_jax.dot_product_attention has one reverse-mode derivative (jax.grad, jax.vjp); this program takes forward mode "
+    "(jax.jvp, jax.jacfwd, jax.linearize) or a second derivative (jax.hessian, jax.grad of jax.grad). Use "
+    "jax.nn.dot_product_attention there: it has them, and is not constant-time."
+)
 
 # Axes of every operand and result. v mapped, b batch, t query and s key position, n query and k key/value heads,
 # d channels. bias and mask may have 1 on any axis.
@@ -51,6 +56,7 @@ AXES = {
     "d_bias": "vbnts",
     "delta": "vbtn",
 }
+_CACHE_SIZE = 1024  # calls kept; one that was dropped is only built again
 _STATISTICS = ("lse", "d_lse", "delta")  # float32, and V is never 1 for the full V: they are small
 _LIKE = {"out": "query", "d_query": "query", "d_key": "key", "d_value": "value", "d_bias": "bias"}
 _RESULTS = {
@@ -69,6 +75,7 @@ class Call:
 
     @property
     def operands(self) -> tuple[str, ...]:
+        """Names of the operands, in order."""
         optional = ("bias", "mask", "query_lengths", "key_value_lengths")
         present = [name for name in optional if getattr(self.options, f"has_{name}")]
         residuals = () if self.name == "attention_fwd" else ("out", "lse", "d_out", "d_lse")
@@ -76,19 +83,21 @@ class Call:
 
     @property
     def results(self) -> tuple[str, ...]:
+        """Names of the results, in order."""
         return _RESULTS[self.name]
 
 
 def call_native(name: str, options: Options, operands: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-    """Runs one primitive on operands [V|1, ...]; returns its results [V, ...]."""
+    """Runs one primitive on operands [V|1, ...], in the order of Call.operands; returns its results [V, ...]."""
     return _layers(Call(name, options))(*operands)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=_CACHE_SIZE)
 def _layers(call: Call) -> Callable[..., tuple[jax.Array, ...]]:
     @jax.custom_batching.custom_vmap
     def mapped(*operands: jax.Array) -> tuple[jax.Array, ...]:
-        return _partitioned(call, tuple(x.shape for x in operands))(*operands)
+        mesh = jax.sharding.get_abstract_mesh()
+        return _partitioned(call, tuple(x.shape for x in operands), mesh if mesh.manual_axes else None)(*operands)
 
     @mapped.def_vmap
     def fold(axis_size: int, in_batched: Sequence[bool], *operands: jax.Array) -> tuple[Any, Any]:
@@ -103,11 +112,7 @@ def _layers(call: Call) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 def _refuse_derivative(*_: Any) -> Any:
-    raise NotImplementedError(
-        "dhp_jax.dot_product_attention has one reverse-mode derivative (jax.grad, jax.vjp); this program takes a "
-        "second one, or forward mode through a gradient (jax.hessian, jax.jvp of jax.grad). Use "
-        "jax.nn.dot_product_attention there: it has them, and is not constant-time."
-    )
+    raise NotImplementedError(NO_DERIVATIVE)
 
 
 def _fold_mapped_axis(
@@ -129,8 +134,10 @@ def _fold_mapped_axis(
     return folded
 
 
-@functools.lru_cache(maxsize=None)
-def _partitioned(call: Call, shapes: tuple[tuple[int, ...], ...]) -> Callable[..., tuple[jax.Array, ...]]:
+@functools.lru_cache(maxsize=_CACHE_SIZE)
+def _partitioned(
+    call: Call, shapes: tuple[tuple[int, ...], ...], manual_mesh: AbstractMesh | None
+) -> Callable[..., tuple[jax.Array, ...]]:
     sizes = axis_sizes(call, shapes)
     results = tuple(_result_shape(name, call, shapes, sizes) for name in call.results)
     operand_axes = [partition.Array(AXES[name], shape) for name, shape in zip(call.operands, shapes, strict=True)]
@@ -139,7 +146,7 @@ def _partitioned(call: Call, shapes: tuple[tuple[int, ...], ...]) -> Callable[..
     def bind(*operands: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(_PRIMITIVES[call.name].bind(*operands, call=call))
 
-    return partition.partitioned(bind, operand_axes, result_axes, sizes)
+    return partition.partitioned(bind, operand_axes, result_axes, sizes, manual_mesh)
 
 
 def axis_sizes(call: Call, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
@@ -149,9 +156,7 @@ def axis_sizes(call: Call, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
     return sizes | {"v": max((shape[0] for shape in shapes), default=1) if all(s[0] for s in shapes) else 0}
 
 
-def _result_shape(
-    name: str, call: Call, shapes: Sequence[tuple[int, ...]], sizes: dict[str, int]
-) -> tuple[int, ...]:
+def _result_shape(name: str, call: Call, shapes: Sequence[tuple[int, ...]], sizes: dict[str, int]) -> tuple[int, ...]:
     if name == "d_bias":
         return (sizes["v"], *shapes[call.operands.index("bias")][1:])
     return tuple(sizes[axis] for axis in AXES[name])

@@ -97,8 +97,9 @@ void expect_sizes(const char* name, const ffi::AnyBuffer& buffer, const Sizes& f
   for (bool may_be_one : shared) {
     const int64_t size = buffer.dimensions()[axis];
     if (size != full[axis] && !(may_be_one && size == 1))
-      reject(name, buffer, "axis " + std::to_string(axis) + " must be " + std::to_string(full[axis]) +
-                               (may_be_one ? " or 1" : "") + " to fit [" + join(full) + "]");
+      reject(name, buffer,
+             "axis " + std::to_string(axis) + " must be " + std::to_string(full[axis]) +
+                 (may_be_one ? " or 1" : "") + " to fit [" + join(full) + "]");
     ++axis;
   }
 }
@@ -193,8 +194,8 @@ float* read_statistics(const char* name, const ffi::AnyBuffer& buffer, const Sha
   return static_cast<float*>(buffer.untyped_data());
 }
 
-ffi::AnyBuffer expect_rows(const char* name, const ffi::AnyBuffer& buffer, const Problem& problem, int64_t length,
-                           int64_t heads, bool may_repeat) {
+ffi::AnyBuffer expect_rows(const char* name, const ffi::AnyBuffer& buffer, const Problem& problem,
+                           int64_t length, int64_t heads, bool may_repeat) {
   if (float_dtype(name, buffer) != problem.dtype) reject(name, buffer, "it must have the dtype of query");
   const Shape& s = problem.shape;
   expect_sizes(name, buffer, {s.V, s.B, length, heads, s.D}, {may_repeat, false, false, false, false});

@@ -19,8 +19,9 @@ class TaskLoop {
   TaskLoop(const Phase& phase, const void* params, float* scratch, int64_t scratch_floats)
       : phase_(phase), params_(params), scratch_(scratch), scratch_floats_(scratch_floats) {}
 
-  // The caller takes tasks like everybody else, then waits for those already begun. It never waits for a thread
-  // that has not started: when many calls run at once, the threads they were promised are in these very calls.
+  // The caller takes tasks like everybody else, then waits for those already begun. It never waits for a
+  // thread that has not started: when many calls run at once, the threads they were promised are in these
+  // very calls.
   void run_as_caller() {
     take_tasks(0);
     std::unique_lock<std::mutex> lock(mutex_);
@@ -67,8 +68,8 @@ struct FreeScratch {
 using Scratch = std::unique_ptr<float, FreeScratch>;
 
 Scratch allocate_scratch(int64_t floats) {
-  return Scratch(static_cast<float*>(
-      operator new[](static_cast<size_t>(floats) * sizeof(float), kScratchAlignment, std::nothrow)));
+  return Scratch(static_cast<float*>(operator new[](static_cast<size_t>(floats) * sizeof(float),
+                                                    kScratchAlignment, std::nothrow)));
 }
 
 bool run_plan(const Plan& plan, const void* params, const ThreadLender& lender) {

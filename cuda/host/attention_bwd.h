@@ -4,8 +4,8 @@
 //   d_key   = scale * dS^T query   one task is one block of keys, over the rows that see it, group included
 //   d_value = P^T d_out            in the same task
 //
-// delta, the sum over D of d_out * out less the cotangent of lse, is computed first. No two tasks write the same
-// place, and each adds in one fixed order: the bits do not depend on the number of threads.
+// delta, the sum over D of d_out * out less the cotangent of lse, is computed first. No two tasks write the
+// same place, and each adds in one fixed order: the bits do not depend on the number of threads.
 
 #pragma once
 
@@ -70,8 +70,8 @@ inline void load_keys_and_values(const Problem& problem, const KeyBlock& keys, B
 }
 
 // probs = P and d_scores = dS, both [rows, kBlockKeys], from the tiles in scratch.
-inline void compute_score_gradients(const Problem& problem, const Cotangents& cotangents, const RowBlock& rows,
-                                    const KeyBlock& keys, BackwardScratch& s) {
+inline void compute_score_gradients(const Problem& problem, const Cotangents& cotangents,
+                                    const RowBlock& rows, const KeyBlock& keys, BackwardScratch& s) {
   const int64_t ld = padded_channels(problem.shape);
   compute_scores(problem, rows, keys, s.query, s.key_transposed, s.probs);
   fill(s.d_scores, rows.count * kBlockKeys, 0.0f);

@@ -1,7 +1,7 @@
 // Gradient of bias on the CPU: dS summed over every axis along which bias repeats.
 //
-// One task owns one tile of d_bias (or, where the row or key axis repeats, all tiles along that axis) and adds the
-// dS tiles of all batches and heads that share it, in one fixed order.
+// One task owns one tile of d_bias (or, where the row or key axis repeats, all tiles along that axis) and
+// adds the dS tiles of all batches and heads that share it, in one fixed order.
 
 #pragma once
 
@@ -25,7 +25,11 @@ inline int64_t num_bias_tasks(const BiasBackwardParams& params) {
 
 inline BiasTask bias_task(const BiasBackwardParams& params, int64_t task) {
   const Shape &shape = params.problem.shape, &bias = params.bias_shape;
-  auto take = [&task](int64_t size) { const int64_t index = task % size; task /= size; return index; };
+  auto take = [&task](int64_t size) {
+    const int64_t index = task % size;
+    task /= size;
+    return index;
+  };
   auto range = [&take](bool shared, int64_t blocks) {
     if (shared) return BlockRange{0, blocks};
     const int64_t block = take(blocks);
@@ -77,9 +81,9 @@ inline void store_bias_gradient(const BiasBackwardParams& params, const BiasTask
     using Type = decltype(type);
     auto* target = static_cast<typename Type::Storage*>(params.d_bias.data);
     for (int64_t i = 0; i < rows; ++i)
-      store_row<Type>(sum + i * kBlockKeys, splat(1.0f), keys,
-                      target + row_offset(params.d_bias, work.v, work.first_b, work.first_n, first_t + i) +
-                          first_s);
+      store_row<Type>(
+          sum + i * kBlockKeys, splat(1.0f), keys,
+          target + row_offset(params.d_bias, work.v, work.first_b, work.first_n, first_t + i) + first_s);
   });
 }
 

@@ -1,8 +1,9 @@
 // Forward attention on the CPU: one task is one block of query rows against every key block its band allows.
 //
-// Online softmax: for each row the running maximum m, the running sum l of exp(score - m), and the unnormalised
-// output o. Every block rescales o and l, also when m did not move: skipping that would show which block holds the
-// largest score. m starts finite, so a block in which no key takes part yields exp(-inf) = 0 and needs no test.
+// Online softmax: for each row the running maximum m, the running sum l of exp(score - m), and the
+// unnormalised output o. Every block rescales o and l, also when m did not move: skipping that would show
+// which block holds the largest score. m starts finite, so a block in which no key takes part yields
+// exp(-inf) = 0 and needs no test.
 
 #pragma once
 
@@ -108,8 +109,12 @@ inline RowBlock row_block_of_task(const Shape& shape, int64_t task) {
   const int64_t heads = shape.V * shape.B * shape.K;
   const int64_t block = num_row_blocks(shape) - 1 - task / heads, head = task % heads;
   const int64_t first_row = block * kBlockRows, num_rows = shape.T * shape.group();
-  return {head / (shape.B * shape.K), head / shape.K % shape.B, head % shape.K * shape.group(),
-          shape.group(),              first_row,                min(kBlockRows, num_rows - first_row)};
+  return {head / (shape.B * shape.K),
+          head / shape.K % shape.B,
+          head % shape.K * shape.group(),
+          shape.group(),
+          first_row,
+          min(kBlockRows, num_rows - first_row)};
 }
 
 inline void attention_fwd_task(const ForwardParams& params, int64_t task, float* scratch) {

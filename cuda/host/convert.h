@@ -1,6 +1,7 @@
 // Conversion of a row of values to float32 and back, branch-free for every bit pattern.
 //
-// The compiler's own half conversion is a library call on older processors, and that call branches on its operand.
+// The compiler's own half conversion is a library call on older processors, and that call branches on its
+// operand.
 
 #pragma once
 

@@ -1,9 +1,9 @@
 // Constant-time arithmetic on secret floats. Everything that touches a secret in a non-obvious way is here.
 //
-// No function below branches, indexes a table, divides, or calls libm: libm's exp and log look at their argument
-// and take a slow path for some, and the time of a divide may depend on its operands. A choice between two values
-// is a lane select on values that are already computed. Subnormals, whose arithmetic is slow on many processors,
-// cannot occur: the caller has set flush-to-zero (denormals.h).
+// No function below branches, indexes a table, divides, or calls libm: libm's exp and log look at their
+// argument and take a slow path for some, and the time of a divide may depend on its operands. A choice
+// between two values is a lane select on values that are already computed. Subnormals, whose arithmetic is
+// slow on many processors, cannot occur: the caller has set flush-to-zero (denormals.h).
 
 #pragma once
 
@@ -25,8 +25,8 @@ inline Vec ct_max(Vec value, Vec current) { return ct_select(value > current, va
 // e^x for x <= 0, within 1.2 units in the last place; 0 below -87.3; NaN stays NaN.
 // x = n ln2 + r with |r| <= ln2 / 2; e^r by its Taylor series to r^7 / 7!, 2^n through the exponent bits.
 inline Vec ct_exp(Vec x) {
-  constexpr float kUnderflow = -87.3f;       // e^x is not a normal float below -87.33
-  constexpr float kRound = 12582912.0f;      // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  constexpr float kUnderflow = -87.3f;   // e^x is not a normal float below -87.33
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const IntVec underflows = x < splat(kUnderflow);
   const Vec clamped = ct_select(underflows, splat(kUnderflow), x);
   const Vec rounded = clamped * 1.44269504088896341f + kRound;

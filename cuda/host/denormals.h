@@ -1,7 +1,8 @@
 // Flush-to-zero for the life of this object, on the calling thread.
 //
 // Arithmetic on subnormal floats takes up to a hundred times longer on many x86 processors, so its time would
-// show where they occur. With FTZ and DAZ a subnormal result or operand is zero and costs what any number costs.
+// show where they occur. With FTZ and DAZ a subnormal result or operand is zero and costs what any number
+// costs.
 
 #pragma once
 

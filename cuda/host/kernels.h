@@ -8,8 +8,8 @@
 
 namespace dhp {
 
-// A loop of independent tasks. `run` may be called from any thread, once for each task in [0, num_tasks), with
-// scratch of its own.
+// A loop of independent tasks. `run` may be called from any thread, once for each task in [0, num_tasks),
+// with scratch of its own.
 struct Phase {
   int64_t num_tasks = 0;
   void (*run)(const void* params, int64_t task, float* scratch) = nullptr;

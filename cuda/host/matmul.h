@@ -4,8 +4,8 @@
 //   B [k, n]  rows of ldb floats, n a multiple of kWidth
 //   C [m, n]  rows of ldc floats
 //
-// Every element of C is one chain of fused multiply-adds over k, in order, whatever the block of registers it was
-// computed in. So the bits of a row do not depend on the rows beside it.
+// Every element of C is one chain of fused multiply-adds over k, in order, whatever the block of registers it
+// was computed in. So the bits of a row do not depend on the rows beside it.
 
 #pragma once
 

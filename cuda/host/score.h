@@ -74,8 +74,8 @@ inline void add_bias(const Problem& problem, int64_t v, int64_t b, int64_t n, in
     using Type = decltype(type);
     const auto* source = static_cast<const typename Type::Storage*>(bias.data) + row_offset(bias, v, b, n, t);
     for (int64_t j = 0; j < count; j += kWidth)
-      store(scores + j, load(scores + j) + load_bias<Type>(source + (key + j) * bias.stride_s, bias.stride_s,
-                                                           count - j));
+      store(scores + j,
+            load(scores + j) + load_bias<Type>(source + (key + j) * bias.stride_s, bias.stride_s, count - j));
   });
 }
 
@@ -103,7 +103,8 @@ inline void compute_scores(const Problem& problem, const RowBlock& rows, const K
                            const float* query, const float* key_transposed, float* scores) {
   const int64_t ld = padded_channels(problem.shape);
   fill(scores, rows.count * kBlockKeys, 0.0f);
-  matmul_accumulate(rows.count, kBlockKeys, ld, {query, ld, 1}, key_transposed, kBlockKeys, scores, kBlockKeys);
+  matmul_accumulate(rows.count, kBlockKeys, ld, {query, ld, 1}, key_transposed, kBlockKeys, scores,
+                    kBlockKeys);
   finish_scores(problem, rows, keys, scores);
 }
 

@@ -2,10 +2,16 @@
 
 namespace dhp {
 
-namespace baseline { extern const HostKernels kernels; }
+namespace baseline {
+extern const HostKernels kernels;
+}
 #ifdef DHP_HAS_X86_ISAS
-namespace avx2 { extern const HostKernels kernels; }
-namespace avx512 { extern const HostKernels kernels; }
+namespace avx2 {
+extern const HostKernels kernels;
+}
+namespace avx512 {
+extern const HostKernels kernels;
+}
 #endif
 
 const HostKernels& host_kernels() {

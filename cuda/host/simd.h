@@ -1,8 +1,8 @@
 // One vector of floats, as wide as the instruction set this file is compiled for.
 //
 // The host kernels are compiled once for each instruction set; DHP_ISA names the namespace so that the copies
-// never meet at link time. For the same reason nothing here or above may use an inline function of the standard
-// library: the linker could keep the copy that an older processor cannot run.
+// never meet at link time. For the same reason nothing here or above may use an inline function of the
+// standard library: the linker could keep the copy that an older processor cannot run.
 
 #pragma once
 
@@ -15,8 +15,8 @@
 namespace dhp::DHP_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kWidth = 16;      // floats in one vector
-constexpr int kTileVectors = 4; // vectors along a matmul tile: 6 x 4 accumulators fit 32 registers
+constexpr int kWidth = 16;       // floats in one vector
+constexpr int kTileVectors = 4;  // vectors along a matmul tile: 6 x 4 accumulators fit 32 registers
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kTileVectors = 2;

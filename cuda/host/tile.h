@@ -1,7 +1,8 @@
 // Tiles of query and key rows as float32 in scratch memory, and the blocks of rows and keys they come from.
 //
-// The query rows of one key/value head are numbered r = t * group + (query head within the group), so that the
-// heads that share keys share the work of loading them, and a block of rows covers neighbouring positions.
+// The query rows of one key/value head are numbered r = t * group + (query head within the group), so that
+// the heads that share keys share the work of loading them, and a block of rows covers neighbouring
+// positions.
 
 #pragma once
 
@@ -87,8 +88,8 @@ inline void load_query_rows(const Problem& problem, const InRows& rows, const Ro
   });
 }
 
-// [kBlockKeys, Dp] of key or value. A row at or past the key/value length becomes 0, whatever it holds: its weight
-// is 0, but 0 * NaN is not. Rows past S are 0.
+// [kBlockKeys, Dp] of key or value. A row at or past the key/value length becomes 0, whatever it holds: its
+// weight is 0, but 0 * NaN is not. Rows past S are 0.
 inline void load_key_rows(const Problem& problem, const InRows& rows, const KeyBlock& block, float* tile) {
   const int64_t channels = problem.shape.D, ld = padded_channels(problem.shape);
   with_dtype(problem.dtype, [&](auto type) {

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "launch/config.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr int64_t kRowAlignment = 16;    // bytes, of one vector load
 constexpr int64_t kChannelMultiple = 8;  // D
 constexpr int64_t kChannelLimit = 256;
+constexpr int64_t kPositionLimit = int64_t{1} << 30;  // T, S: the sum of two positions fits 32 bits
 
 std::string text(int64_t value) { return std::to_string(value); }
 
@@ -55,6 +57,10 @@ std::string check_problem(const Problem& problem) {
     broken = text(shape.N) + " query heads cannot be shared evenly by " + text(shape.K) +
              " key heads; make N a multiple of K.";
   }
+  if (broken.empty() && std::max(shape.T, shape.S) > kPositionLimit) {
+    broken = "T=" + text(shape.T) + ", S=" + text(shape.S) + " positions; at most " + text(kPositionLimit) +
+             " are supported: split the sequence.";
+  }
   if (broken.empty()) broken = check_rows("query", problem.query, problem.dtype);
   if (broken.empty()) broken = check_rows("key", problem.key, problem.dtype);
   if (broken.empty()) broken = check_rows("value", problem.value, problem.dtype);
@@ -75,8 +81,7 @@ std::string check_device() {
     case 86:
     case 87:
     case 89:
-    case 90:
-      return {};
+    case 90: return {};
   }
   return "GPU " + text(device) + " has compute capability " + text(major) + "." + text(minor) +
          "; the library holds machine code for sm_80 (runs on 8.0, 8.6, 8.7, 8.9) and sm_90a (9.0), and no "

@@ -6,10 +6,14 @@
 
 namespace dhp {
 
+// A type whose members are constants. (nvcc 13.0 cannot build a kernel whose template argument is an object
+// of class type: its host stub spells that type by its mangled name.)
+//
 // Only what pays is compiled in. A branch on the presence of bias, mask or lengths is the same for every
 // thread of a launch, so the plain kernels take it at run time and stay at one instance a dtype.
+template <DType dtype>
 struct Config {
-  DType dtype;  // of query, key, value, out and their gradients
+  static constexpr DType kDType = dtype;  // of query, key, value, out and their gradients
 };
 
 inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";
@@ -17,12 +21,9 @@ inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";
 // nullptr: no kernel is compiled for this dtype.
 constexpr const char* dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat16:
-      return "float16";
+    case DType::kFloat32: return "float32";
+    case DType::kBFloat16: return "bfloat16";
+    case DType::kFloat16: return "float16";
   }
   return nullptr;
 }

@@ -1,0 +1,85 @@
+// Arithmetic that may touch secrets: one fixed sequence of instructions, whatever the values.
+//
+// Plain C++ does not promise that. Float division and square root branch to a slow path for extreme operands,
+// and ptxas turns `claim ? loaded : other` into a load that is issued only where the claim holds: no branch
+// remains, the leak does. The check of the compiled kernel (dhp_jax/verify) has the last word.
+
+#pragma once
+
+#include <cstdint>
+
+namespace dhp {
+
+// A secret claim as a word: all ones where it holds, zero elsewhere.
+//
+// A bool would live in a predicate register, where ptxas may guard a load or an ex2 with it. A word can only
+// be computed with. The comparisons are asm, so that the compiler cannot see that the word began as a bool.
+struct CtMask {
+  uint32_t bits;
+};
+
+__device__ inline CtMask operator&(CtMask a, CtMask b) { return {a.bits & b.bits}; }
+__device__ inline CtMask operator~(CtMask a) { return {~a.bits}; }
+
+__device__ inline CtMask ct_less(int32_t a, int32_t b) {
+  CtMask mask;
+  asm("set.lt.u32.s32 %0, %1, %2;" : "=r"(mask.bits) : "r"(a), "r"(b));
+  return mask;
+}
+
+__device__ inline CtMask ct_nonzero(uint32_t a) {
+  CtMask mask;
+  asm("set.ne.u32.u32 %0, %1, 0;" : "=r"(mask.bits) : "r"(a));
+  return mask;
+}
+
+// False for NaN.
+__device__ inline CtMask ct_equal(float a, float b) {
+  CtMask mask;
+  asm("set.eq.ftz.u32.f32 %0, %1, %2;" : "=r"(mask.bits) : "f"(a), "f"(b));
+  return mask;
+}
+
+__device__ inline float ct_select(CtMask mask, float yes, float no) {
+  return __uint_as_float((__float_as_uint(yes) & mask.bits) | (__float_as_uint(no) & ~mask.bits));
+}
+
+// `value` where the claim holds, else +0, also where `value` is NaN.
+__device__ inline float ct_keep(CtMask mask, float value) {
+  return __uint_as_float(__float_as_uint(value) & mask.bits);
+}
+
+// 2^x to 2 ulp; 0 for x = -inf and for results below 2^-126; NaN for NaN. One instruction, as the two below.
+__device__ inline float ct_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Base-2 logarithm; -inf for 0.
+__device__ inline float ct_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x to 1 ulp; +inf for 0.
+__device__ inline float ct_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// e^x. Scores are compared before they come here, so |x| is small wherever the result matters and the
+// rounding of x * log2(e) costs a relative error of at most |x| * 2^-23.
+__device__ inline float ct_exp(float x) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  return ct_exp2(x * kLog2E);
+}
+
+__device__ inline float ct_log(float x) {
+  constexpr float kLn2 = 0.6931471805599453f;
+  return ct_log2(x) * kLn2;
+}
+
+}  // namespace dhp
