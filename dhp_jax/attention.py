@@ -84,16 +84,17 @@ def dot_product_attention(
     ``save_only_these_names(*dhp_jax.CHECKPOINT_NAMES)`` keeps the backward pass from running the forward again.
     """
     _refuse_unknown(unsupported)
+    query = jnp.asarray(query)
     arguments = _normalise(query, key, value, bias, mask, query_seq_lengths, key_value_seq_lengths)
     spec = AttentionSpec.from_arguments(
         arguments, scale=scale, is_causal=is_causal, local_window_size=local_window_size
     )
     with _explained_forward_mode():
         out, lse = _attention(spec.options, _vary_alike(_gather_sequences(_pad_channels(arguments))))
-    out = out[..., : spec.channels].reshape(jnp.shape(query))
+    out = out[..., : spec.channels].reshape(query.shape)
     if not return_residual:
         return out
-    return out, lax.stop_gradient(lse).reshape(jnp.shape(query)[:-1])
+    return out, lax.stop_gradient(lse).reshape(query.shape[:-1])
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ struct Range {
   int32_t begin, end;
 };
 
-// The part of [from, to] that lies in an axis of `size`. The launcher holds the band to the shape, so that the
-// result fits 32 bits.
+// The part of [from, to] that lies in an axis of `size`. The launcher holds the band to the shape, so that
+// the result fits 32 bits.
 __device__ inline Range clip(int64_t from, int64_t to, int64_t size) {
   return {static_cast<int32_t>(max(from, int64_t{0})), static_cast<int32_t>(min(to + 1, size))};
 }

@@ -12,8 +12,9 @@ namespace dhp {
 
 // A secret claim as a word: all ones where it holds, zero elsewhere.
 //
-// A bool would live in a predicate register, where ptxas may guard a load or an ex2 with it. A word can only
-// be computed with. The comparisons are asm, so that the compiler cannot see that the word began as a bool.
+// A bool invites ptxas to guard the load or the ex2 whose result it chooses. A word that masks one value at a
+// time has at most become a SEL between values already there. The comparisons are asm, so that the front end
+// cannot see that the word began as a bool.
 struct CtMask {
   uint32_t bits;
 };
@@ -49,7 +50,8 @@ __device__ inline float ct_keep(CtMask mask, float value) {
   return __uint_as_float(__float_as_uint(value) & mask.bits);
 }
 
-// 2^x to 2 ulp; 0 for x = -inf and for results below 2^-126; NaN for NaN. One instruction, as the two below.
+// 2^x, relative error about 2^-22 (PTX ISA); 0 for x = -inf and for results below 2^-126; NaN for NaN. One
+// instruction, as the two below.
 __device__ inline float ct_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -70,8 +72,8 @@ __device__ inline float ct_reciprocal(float x) {
   return y;
 }
 
-// e^x. Scores are compared before they come here, so |x| is small wherever the result matters and the
-// rounding of x * log2(e) costs a relative error of at most |x| * 2^-23.
+// e^x. The caller has subtracted the row's maximum or log-sum-exp, so |x| is small wherever the result
+// matters: rounding x * log2(e) costs a relative error of at most |x| * 2^-23.
 __device__ inline float ct_exp(float x) {
   constexpr float kLog2E = 1.4426950408889634f;
   return ct_exp2(x * kLog2E);

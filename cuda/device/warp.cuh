@@ -15,7 +15,7 @@ inline constexpr uint32_t kAllLanes = 0xffffffffu;
 //
 // Left alone, the compiler moves the test to the end, and where the body takes more than 4 KiB ptxas for
 // sm_8x then leaves the loop by a CALL that never returns. A kernel without calls is easier to prove. A
-// barrier may not be duplicated, so the test stays; the barrier itself costs no instruction.
+// barrier may not be duplicated, so the test stays; on a warp that is together it is a NOP.
 __device__ inline bool at_head(bool goes_on) {
   __syncwarp();
   return goes_on;

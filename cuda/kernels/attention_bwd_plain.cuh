@@ -15,6 +15,7 @@
 #pragma once
 
 #include "device/band.cuh"
+#include "device/row_sum.cuh"
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "params.h"

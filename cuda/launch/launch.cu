@@ -1,7 +1,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <initializer_list>
+#include <string>
 
 #include "kernels/attention_bwd_bias_plain.cuh"
 #include "kernels/attention_bwd_plain.cuh"
@@ -107,7 +109,7 @@ LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream) {
   const ForwardParams near = with_near_band(params);
   const Problem& problem = near.problem;
   const LaunchStatus checked = first_failure(
-      kStem, problem, {check_device(), check_problem(problem), check_rows("out", near.out, problem.dtype)});
+      kStem, problem, {check_problem(problem), check_rows("out", near.out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
   return with_config(kStem, problem, [&]<typename Config>() {
     return launch(kStem, attention_fwd_plain<Config>, near, query_grid(problem.shape), stream);
@@ -121,9 +123,10 @@ LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream) {
   const Shape& shape = problem.shape;
   const LaunchStatus checked = first_failure(
       kStem, problem,
-      {check_device(), check_problem(problem), check_rows("out", near.out, problem.dtype),
+      {check_problem(problem), check_rows("out", near.out, problem.dtype),
        check_rows("d_out", near.d_out, problem.dtype), check_rows("d_query", near.d_query, problem.dtype),
-       check_rows("d_key", near.d_key, problem.dtype), check_rows("d_value", near.d_value, problem.dtype)});
+       check_rows("d_key", near.d_key, problem.dtype), check_rows("d_value", near.d_value, problem.dtype),
+       check_device()});
   if (!checked.ok()) return checked;
   return with_config(kStem, problem, [&]<typename Config>() {
     LaunchStatus status =
@@ -145,8 +148,8 @@ LaunchStatus launch_attention_bwd_bias(const BiasBackwardParams& params, void* s
   const Shape& shape = problem.shape;
   const LaunchStatus checked =
       first_failure(kStem, problem,
-                    {check_device(), check_problem(problem), check_rows("out", near.out, problem.dtype),
-                     check_rows("d_out", near.d_out, problem.dtype)});
+                    {check_problem(problem), check_rows("out", near.out, problem.dtype),
+                     check_rows("d_out", near.d_out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
   return with_config(kStem, problem, [&]<typename Config>() {
     LaunchStatus status =
