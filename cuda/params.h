@@ -66,15 +66,17 @@ struct Problem {
 struct ForwardParams {
   Problem problem;
   OutRows out;
-  float* lse;  // [V, B, T, N] natural log of the sum of exp(score); -inf where no key takes part
+  // Both [V, B, T, N]; their sum is the log-sum-exp. Where no key takes part they are finite and -inf.
+  float* row_max;  // largest score of the row
+  float* log_sum;  // ln of the sum of exp(score - row_max)
 };
 
 // Gradients of query, key and value.
 struct BackwardParams {
   Problem problem;
   InRows out, d_out;
-  const float* lse;                 // [V, B, T, N] from the forward pass
-  const float* d_lse;               // [V, B, T, N] cotangent of lse
+  const float *row_max, *log_sum;   // [V, B, T, N] from the forward pass
+  const float* d_lse;               // [V, B, T, N] cotangent of the log-sum-exp
   OutRows d_query, d_key, d_value;  // V of these is the full V, also where the operand's is 1
   float* delta;                     // [V, B, T, N] workspace: sum over D of d_out * out, less d_lse
 };
@@ -83,7 +85,7 @@ struct BackwardParams {
 struct BiasBackwardParams {
   Problem problem;
   InRows out, d_out;
-  const float* lse;
+  const float *row_max, *log_sum;
   const float* d_lse;
   Shape bias_shape;          // sizes of d_bias along V, B, N, T, S: each 1 or the size in problem.shape
   ScorePlane<void*> d_bias;  // bias_dtype; V is the full V

@@ -197,23 +197,25 @@ def _vary_alike(arguments: Arguments) -> Arguments:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(options: Options, arguments: Arguments) -> tuple[jax.Array, jax.Array]:
     """Attention [B, T, N, D] and log-sum-exp [B, T, N], D a multiple of 8."""
-    return _run_forward(options, arguments)
+    out, row_max, log_sum = _run_forward(options, arguments)
+    return out, row_max + log_sum
 
 
-def _run_forward(options: Options, arguments: Arguments) -> tuple[jax.Array, jax.Array]:
-    out, lse = call_native("attention_fwd", options, _add_mapped_axis(arguments))
-    return lax.squeeze(out, (0,)), lax.squeeze(lse, (0,))
+def _run_forward(options: Options, arguments: Arguments) -> tuple[jax.Array, ...]:
+    results = call_native("attention_fwd", options, _add_mapped_axis(arguments))
+    return tuple(lax.squeeze(result, (0,)) for result in results)
 
 
 def _attention_fwd(options: Options, arguments: Arguments) -> tuple[Any, Any]:
     results = zip(_run_forward(options, arguments), CHECKPOINT_NAMES, strict=True)
-    out, lse = (checkpoint_name(result, name) for result, name in results)
-    return (out, lse), (arguments, out, lse)
+    out, row_max, log_sum = (checkpoint_name(result, name) for result, name in results)
+    # The backward pass keeps the two apart: their sum would lose log_sum to rounding under a bias of, say, -1e9.
+    return (out, row_max + log_sum), (arguments, out, row_max, log_sum)
 
 
 def _attention_bwd(options: Options, residuals: Any, cotangents: Any) -> tuple[Arguments]:
-    arguments, out, lse = residuals
-    operands = _add_mapped_axis((*arguments, out, lse, *cotangents))
+    arguments, *results = residuals
+    operands = _add_mapped_axis((*arguments, *results, *cotangents))
     d_query, d_key, d_value, _ = call_native("attention_bwd", options, operands)
     gradients = Arguments(lax.squeeze(d_query, (0,)), lax.squeeze(d_key, (0,)), lax.squeeze(d_value, (0,)))
     if arguments.bias is not None:

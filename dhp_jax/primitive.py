@@ -27,7 +27,7 @@ from jax.sharding import AbstractMesh
 from dhp_jax import ffi, partition
 from dhp_jax.spec import Options
 
-CHECKPOINT_NAMES = ("dhp_attention_out", "dhp_attention_lse")
+CHECKPOINT_NAMES = ("dhp_attention_out", "dhp_attention_row_max", "dhp_attention_log_sum")
 """Names of the forward residuals, for ``jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES)``."""
 
 NO_DERIVATIVE = (
@@ -47,7 +47,8 @@ AXES = {
     "query_lengths": "vb",
     "key_value_lengths": "vb",
     "out": "vbtnd",
-    "lse": "vbtn",
+    "row_max": "vbtn",
+    "log_sum": "vbtn",
     "d_out": "vbtnd",
     "d_lse": "vbtn",
     "d_query": "vbtnd",
@@ -57,10 +58,10 @@ AXES = {
     "delta": "vbtn",
 }
 _CACHE_SIZE = 1024  # calls kept; one that was dropped is only built again
-_STATISTICS = ("lse", "d_lse", "delta")  # float32, and V is never 1 for the full V: they are small
+_STATISTICS = ("row_max", "log_sum", "d_lse", "delta")  # float32, and V is never 1 for the full V: they are small
 _LIKE = {"out": "query", "d_query": "query", "d_key": "key", "d_value": "value", "d_bias": "bias"}
 _RESULTS = {
-    "attention_fwd": ("out", "lse"),
+    "attention_fwd": ("out", "row_max", "log_sum"),
     "attention_bwd": ("d_query", "d_key", "d_value", "delta"),
     "attention_bwd_bias": ("d_bias", "delta"),
 }
@@ -78,7 +79,7 @@ class Call:
         """Names of the operands, in order."""
         optional = ("bias", "mask", "query_lengths", "key_value_lengths")
         present = [name for name in optional if getattr(self.options, f"has_{name}")]
-        residuals = () if self.name == "attention_fwd" else ("out", "lse", "d_out", "d_lse")
+        residuals = () if self.name == "attention_fwd" else ("out", "row_max", "log_sum", "d_out", "d_lse")
         return ("query", "key", "value", *present, *residuals)
 
     @property

@@ -64,7 +64,7 @@ __device__ inline int32_t key_value_head(const Shape& shape, int32_t n) {
   return static_cast<int32_t>(static_cast<uint32_t>(n) / static_cast<uint32_t>(group_size(shape)));
 }
 
-// lse, d_lse and delta: [V, B, T, N].
+// row_max, log_sum, d_lse and delta: [V, B, T, N].
 __device__ inline int64_t statistic_index(const Shape& shape, const Place& query) {
   return ((query.v * shape.B + query.b) * shape.T + query.row) * shape.N + query.head;
 }

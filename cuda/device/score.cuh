@@ -79,6 +79,17 @@ __device__ inline Score score_at(const Problem& problem, const TrueLengths& leng
   return {ct_select(takes_part, score, -INFINITY), takes_part};
 }
 
+// What the backward pass knows of a query's row. max and log_sum stay apart: their sum would lose log_sum to
+// rounding where the scores are large, as under a bias of -1e9.
+struct RowStatistics {
+  float max, log_sum, delta;
+};
+
+template <typename Params>
+__device__ RowStatistics load_statistics(const Params& params, int64_t index) {
+  return {params.row_max[index], params.log_sum[index], params.delta[index]};
+}
+
 struct ScoreGradient {
   float p;        // probability
   float d_score;  // dS = P * (dP - delta)
@@ -86,13 +97,13 @@ struct ScoreGradient {
 
 // Both are exactly 0 where the key takes no part; d_score also where the score is -inf, a corner where the
 // product would be 0 * inf.
-//   lse, delta  of the query's row; lse = -inf for a row in which no key takes part
-//   d_p         d_out . value
-__device__ inline ScoreGradient score_gradient(const Score& score, float lse, float d_p, float delta) {
-  const float finite_or_inf = ct_select(ct_equal(lse, -INFINITY), INFINITY, lse);
-  const float p = ct_keep(score.takes_part, ct_exp(score.value - finite_or_inf));
+//   row    of the query; its log_sum is -inf where no key takes part
+//   d_p    d_out . value
+__device__ inline ScoreGradient score_gradient(const Score& score, const RowStatistics& row, float d_p) {
+  const float finite_or_inf = ct_select(ct_equal(row.log_sum, -INFINITY), INFINITY, row.log_sum);
+  const float p = ct_keep(score.takes_part, ct_exp((score.value - row.max) - finite_or_inf));
   const CtMask has_gradient = score.takes_part & ~ct_equal(score.value, -INFINITY);
-  return {p, ct_keep(has_gradient, p * (d_p - delta))};
+  return {p, ct_keep(has_gradient, p * (d_p - row.delta))};
 }
 
 }  // namespace dhp

@@ -213,7 +213,8 @@ template <typename Params>
 void read_cotangents(Reader<ffi::RemainingArgs>& args, Params& params) {
   const Shape& s = params.problem.shape;
   params.out = rows_of<InRows>(expect_rows("out", args.next("out"), params.problem, s.T, s.N, true));
-  params.lse = read_statistics("lse", args.next("lse"), s);
+  params.row_max = read_statistics("row_max", args.next("row_max"), s);
+  params.log_sum = read_statistics("log_sum", args.next("log_sum"), s);
   params.d_out = rows_of<InRows>(expect_rows("d_out", args.next("d_out"), params.problem, s.T, s.N, true));
   params.d_lse = read_statistics("d_lse", args.next("d_lse"), s);
 }
@@ -232,7 +233,8 @@ ForwardParams decode_forward(ffi::RemainingArgs args, ffi::RemainingRets results
   operands.finish();
   const Shape& s = params.problem.shape;
   params.out = rows_of<OutRows>(expect_rows("out", outputs.next("out"), params.problem, s.T, s.N, false));
-  params.lse = read_statistics("lse", outputs.next("lse"), s);
+  params.row_max = read_statistics("row_max", outputs.next("row_max"), s);
+  params.log_sum = read_statistics("log_sum", outputs.next("log_sum"), s);
   outputs.finish();
   return params;
 }

@@ -20,7 +20,7 @@ struct Options {
 };
 
 // Operands in order: query, key, value, then those of bias, mask, query lengths, key/value lengths that are
-// present. Backward calls append out, lse, d_out, d_lse. All throw std::invalid_argument.
+// present. Backward calls append out, row_max, log_sum, d_out, d_lse. All throw std::invalid_argument.
 ForwardParams decode_forward(xla::ffi::RemainingArgs args, xla::ffi::RemainingRets results,
                              const Options& options);
 BackwardParams decode_backward(xla::ffi::RemainingArgs args, xla::ffi::RemainingRets results,

@@ -5,6 +5,7 @@
 
 #include "ffi/registrations.h"
 #include "host/attention.h"
+#include "launch/launch.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace py = pybind11;
@@ -24,6 +25,10 @@ PYBIND11_MODULE(_native, module) {
   module.attr("FFI_API_VERSION") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   module.attr("CUDA_ARCHITECTURES") = DHP_CUDA_ARCHITECTURES;
   module.def("host_isa", &dhp::host_isa, "Instruction set of the CPU kernels: baseline, avx2 or avx512.");
+#ifdef DHP_WITH_CUDA
+  module.def("gpu_objection", &dhp::gpu_objection, py::arg("major"), py::arg("minor"),
+             "Why the kernels cannot run on a GPU of this compute capability; empty where they can.");
+#endif
   module.def(
       "registrations",
       [] {

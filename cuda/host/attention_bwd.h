@@ -1,11 +1,12 @@
-// Backward attention on the CPU. With P = exp(score - lse), dP = d_out . value and dS = P (dP - delta):
+// Backward attention on the CPU. With P = exp(score - log-sum-exp), dP = d_out . value and dS = P (dP -
+// delta):
 //
 //   d_query = scale * dS key       one task is one block of query rows, over the key blocks it sees
 //   d_key   = scale * dS^T query   one task is one block of keys, over the rows that see it, group included
 //   d_value = P^T d_out            in the same task
 //
-// delta, the sum over D of d_out * out less the cotangent of lse, is computed first. No two tasks write the
-// same place, and each adds in one fixed order: the bits do not depend on the number of threads.
+// delta, the sum over D of d_out * out less the cotangent of the log-sum-exp, is computed first. No two tasks
+// write the same place, and each adds in one fixed order: the bits do not depend on the number of threads.
 
 #pragma once
 
@@ -16,7 +17,7 @@ namespace dhp::DHP_ISA {
 // What every backward kernel reads.
 struct Cotangents {
   InRows out, d_out;
-  const float *lse, *d_lse;
+  const float *row_max, *log_sum, *d_lse;
   float* delta;  // [V, B, T, N]
 };
 
@@ -53,7 +54,7 @@ inline void delta_task(const Problem& problem, const Cotangents& cotangents, int
   for (int64_t i = 0; i < rows.count; ++i) {
     Vec sum{};
     for (int64_t d = 0; d < ld; d += kWidth) sum += load(s.query + i * ld + d) * load(s.d_out + i * ld + d);
-    const int64_t index = rows.lse_index(problem.shape, i);
+    const int64_t index = rows.statistic_index(problem.shape, i);
     const IntVec keep = before_length(problem.query_lengths, rows.v, rows.b, rows.position(i));
     const Vec d_lse = ct_select(keep, splat(cotangents.d_lse[index]), Vec{});
     cotangents.delta[index] = sum_lanes(sum) - d_lse[0];
@@ -78,13 +79,15 @@ inline void compute_score_gradients(const Problem& problem, const Cotangents& co
   matmul_accumulate(rows.count, kBlockKeys, ld, {s.d_out, ld, 1}, s.value_transposed, kBlockKeys, s.d_scores,
                     kBlockKeys);
   for (int64_t i = 0; i < rows.count; ++i) {
-    const int64_t index = rows.lse_index(problem.shape, i);
+    const int64_t index = rows.statistic_index(problem.shape, i);
     const Vec delta = splat(cotangents.delta[index]);
-    Vec lse = splat(cotangents.lse[index]);
-    lse = ct_select(lse == splat(-kInfinity), splat(kInfinity), lse);  // an empty row: P = exp(-inf) = 0
+    const Vec row_max = splat(cotangents.row_max[index]);
+    Vec log_sum = splat(cotangents.log_sum[index]);
+    log_sum =
+        ct_select(log_sum == splat(-kInfinity), splat(kInfinity), log_sum);  // empty row: P = exp(-inf) = 0
     for (int64_t j = 0; j < kBlockKeys; j += kWidth) {
       float *prob = s.probs + i * kBlockKeys + j, *d_score = s.d_scores + i * kBlockKeys + j;
-      const Vec score = load(prob), exponent = score - lse;
+      const Vec score = load(prob), exponent = (score - row_max) - log_sum;
       const Vec p = ct_exp(ct_select(exponent > Vec{}, Vec{}, exponent));  // rounding may lift P above 1
       store(prob, p);
       const Vec gradient = p * (load(d_score) - delta);

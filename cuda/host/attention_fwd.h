@@ -81,7 +81,7 @@ inline void fold_scores(int64_t count, int64_t ld, float* scores, float* new_max
   }
 }
 
-// out = o / l and lse = m + ln l; a row in which no key takes part has l = 0 and gets 0 and -inf.
+// out = o / l; a row in which no key takes part has l = 0 and gets out 0 and log-sum -inf.
 inline void store_result(const ForwardParams& params, const RowBlock& rows, const SoftmaxState& state) {
   const Problem& problem = params.problem;
   const int64_t channels = problem.shape.D, ld = padded_channels(problem.shape);
@@ -96,8 +96,9 @@ inline void store_result(const ForwardParams& params, const RowBlock& rows, cons
       for (int64_t d = 0; d < ld; d += kWidth) store(row + d, ct_select(empty, Vec{}, load(row + d)));
       store_row<Type>(row, ct_select(empty, Vec{}, ct_reciprocal(sum)), channels,
                       out + rows.position(i) * params.out.stride_row + rows.head(i) * params.out.stride_head);
-      const Vec lse = ct_select(empty, splat(-kInfinity), splat(state.max[i]) + ct_log(sum));
-      params.lse[rows.lse_index(problem.shape, i)] = lse[0];
+      const int64_t index = rows.statistic_index(problem.shape, i);
+      params.row_max[index] = state.max[i];
+      params.log_sum[index] = ct_select(empty, splat(-kInfinity), ct_log(sum))[0];
     }
   });
 }

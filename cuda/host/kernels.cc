@@ -13,7 +13,7 @@ namespace dhp::DHP_ISA {
 
 template <typename Params>
 Cotangents cotangents(const Params& p) {
-  return {p.out, p.d_out, p.lse, p.d_lse, p.delta};
+  return {p.out, p.d_out, p.row_max, p.log_sum, p.d_lse, p.delta};
 }
 
 template <typename Params>

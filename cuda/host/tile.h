@@ -28,7 +28,7 @@ struct RowBlock {
   int64_t head(int64_t i) const { return first_head + (first_row + i) % group; }
   int64_t first_position() const { return position(0); }
   int64_t last_position() const { return position(count - 1); }
-  int64_t lse_index(const Shape& shape, int64_t i) const {  // into [V, B, T, N]
+  int64_t statistic_index(const Shape& shape, int64_t i) const {  // into [V, B, T, N]
     return ((v * shape.B + b) * shape.T + position(i)) * shape.N + head(i);
   }
 };

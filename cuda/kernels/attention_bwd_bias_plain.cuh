@@ -59,8 +59,8 @@ __device__ float d_score_at(const BiasBackwardParams& params, const ScorePlace& 
       dot<dtype, dtype>(row_at<dtype>(params.d_out, query), row_at<dtype>(problem.value, key), channels);
   const TrueLengths lengths = load_lengths(problem, at.v, at.b);
   const Score score = score_at(problem, lengths, at, in_band, query_dot_key);
-  const int64_t index = statistic_index(problem.shape, query);
-  return score_gradient(score, params.lse[index], d_p, params.delta[index]).d_score;
+  const RowStatistics row = load_statistics(params, statistic_index(problem.shape, query));
+  return score_gradient(score, row, d_p).d_score;
 }
 
 // This thread's share of the sum. Past an end a lane or a warp repeats the last position and adds 0: no warp

@@ -5,9 +5,9 @@
 // 3. attention_bwd_key_value_plain  one warp a key row: d_value = sum of P * d_out and
 //                                   d_key = scale * sum of dS * query, over t and the heads of its group
 //
-// with P = exp(score - lse), dP = d_out . value, dS = P * (dP - delta). The scores are computed again, in
-// both 2 and 3: one warp owns each output row and adds in a fixed order, so no atomics, whose contention an
-// observer could time and whose order changes the bits.
+// with P = exp(score - log-sum-exp), dP = d_out . value, dS = P * (dP - delta). The scores are computed
+// again, in both 2 and 3: one warp owns each output row and adds in a fixed order, so no atomics, whose
+// contention an observer could time and whose order changes the bits.
 //
 // Constant time, as the forward kernel: loops over shapes and the band, selects in registers. Rows past a
 // true length are read, then replaced by zeros, so that what lies there reaches no gradient.
@@ -63,8 +63,7 @@ __global__ void __launch_bounds__(kWarpLanes, kWarpsResident)
   stage_row<kDType>(row_at<kDType>(problem.query, query), query_is_real, channels, sQuery);
   stage_row<kDType>(row_at<kDType>(params.d_out, query), query_is_real, channels, sDOut);
   __syncwarp();
-  const float lse = params.lse[statistic_index(shape, query)];
-  const float delta = params.delta[statistic_index(shape, query)];
+  const RowStatistics row = load_statistics(params, statistic_index(shape, query));
 
   RowSum d_query;
   const Range keys = keys_seen(problem, query.row);
@@ -76,11 +75,11 @@ __global__ void __launch_bounds__(kWarpLanes, kWarpsResident)
     const float query_dot_key = dot<kStaged, kDType>(sQuery, row_at<kDType>(problem.key, key), channels);
     const float d_p = dot<kStaged, kDType>(sDOut, row_at<kDType>(problem.value, key), channels);
     const Score score = score_at(problem, lengths, at, in_band, query_dot_key);
-    const float d_score = score_gradient(score, lse, d_p, delta).d_score;
+    const float d_score = score_gradient(score, row, d_p).d_score;
     const Place terms{query.v, query.b, first, kv_head};
     d_query.add_rows<kDType>(d_score, problem.key, terms, keys.end, lengths.key_value, channels);
   }
-  const CtMask is_empty = ct_equal(lse, -INFINITY);
+  const CtMask is_empty = ct_equal(row.log_sum, -INFINITY);
   d_query.store<kDType>(row_at<kDType>(params.d_query, query), problem.scale, ~is_empty, channels);
 }
 
@@ -115,8 +114,8 @@ __global__ void __launch_bounds__(kWarpLanes, kWarpsResident)
       const float query_dot_key = dot<kStaged, kDType>(sKey, row_at<kDType>(problem.query, query), channels);
       const float d_p = dot<kStaged, kDType>(sValue, row_at<kDType>(params.d_out, query), channels);
       const Score score = score_at(problem, lengths, at, in_band, query_dot_key);
-      const int64_t index = statistic_index(shape, query);
-      const ScoreGradient gradient = score_gradient(score, params.lse[index], d_p, params.delta[index]);
+      const RowStatistics row = load_statistics(params, statistic_index(shape, query));
+      const ScoreGradient gradient = score_gradient(score, row, d_p);
       const Place terms{key.v, key.b, first, head};
       d_value.add_rows<kDType>(gradient.p, params.d_out, terms, queries.end, lengths.query, channels);
       d_key.add_rows<kDType>(gradient.d_score, problem.query, terms, queries.end, lengths.query, channels);

@@ -5,7 +5,7 @@
 // 2. For each 32 keys that the band lets the query see: lane l takes key l and computes its score; the warp
 //    agrees on the new row maximum, and rescales what it has; then all lanes, eight channels each, add the 32
 //    value rows, each times the p that its lane holds.
-// 3. The row is divided by the sum of p and written, with its log-sum-exp.
+// 3. The row is divided by the sum of p and written, with its maximum and the log of its sum.
 //
 // Constant time: the loops run over shapes and the band. Masked keys are loaded and multiplied as all others;
 // their score is -inf, so that p is exactly 0. The rescale runs on every step: skipping it where the maximum
@@ -64,8 +64,10 @@ __global__ void __launch_bounds__(kWarpLanes, kWarpsResident)
   const float row_sum = warp_sum(lane_sum);
   const CtMask is_empty = ct_equal(row_sum, 0.0f);  // no key took part, or all that did scored -inf
   out.store<kDType>(row_at<kDType>(params.out, query), ct_reciprocal(row_sum), ~is_empty, channels);
-  const float lse = ct_select(is_empty, -INFINITY, row_max + ct_log(row_sum));
-  if (lane == 0) params.lse[statistic_index(shape, query)] = lse;
+  const float log_sum = ct_select(is_empty, -INFINITY, ct_log(row_sum));
+  const int64_t index = statistic_index(shape, query);
+  if (lane == 0) params.row_max[index] = row_max;
+  if (lane == 0) params.log_sum[index] = log_sum;
 }
 
 }  // namespace dhp

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "launch/config.h"
+#include "launch/launch.h"
 
 namespace dhp {
 namespace {
@@ -67,7 +68,6 @@ std::string check_problem(const Problem& problem) {
   return broken;
 }
 
-// Machine code runs on its own major version from its own minor version upward; sm_90a on 9.0 alone.
 std::string check_device() {
   int device = 0, major = 0, minor = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -76,17 +76,22 @@ std::string check_device() {
   if (error != cudaSuccess) {
     return std::string("cannot ask for the current GPU: ") + cudaGetErrorString(error) + ".";
   }
+  return gpu_objection(major, minor);
+}
+
+// Machine code runs on its own major version from its own minor version upward, the embedded 8.7 aside;
+// sm_90a on 9.0 alone.
+std::string gpu_objection(int major, int minor) {
   switch (10 * major + minor) {
     case 80:
     case 86:
-    case 87:
     case 89:
     case 90: return {};
   }
-  return "GPU " + text(device) + " has compute capability " + text(major) + "." + text(minor) +
-         "; the library holds machine code for sm_80 (runs on 8.0, 8.6, 8.7, 8.9) and sm_90a (9.0), and no "
-         "PTX "
-         "on purpose, so that what runs is what was proved. Use one of these GPUs, or the CPU.";
+  return "the GPU has compute capability " + text(major) + "." + text(minor) +
+         "; the library holds machine code for sm_80 (runs on 8.0, 8.6 and 8.9) and sm_90a (9.0), and no PTX "
+         "on "
+         "purpose, so that what runs is what was proved. Use one of these GPUs, or the CPU.";
 }
 
 }  // namespace dhp

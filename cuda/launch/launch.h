@@ -21,4 +21,7 @@ LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream);
 LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream);
 LaunchStatus launch_attention_bwd_bias(const BiasBackwardParams& params, void* stream);
 
+// Why the kernels cannot run on a GPU of this compute capability; empty where they can.
+std::string gpu_objection(int major, int minor);
+
 }  // namespace dhp
