@@ -68,8 +68,8 @@ def dot_product_attention(
     Raises:
       TypeError: an array has a wrong dtype, an option is not known while tracing, or an argument is unknown.
       ValueError: shapes do not fit each other.
-      NotImplementedError: a second or a forward-mode derivative is taken, or the program is lowered for another platform than CPU
-        and CUDA, or for CUDA by an installation without CUDA kernels.
+      NotImplementedError: a second or a forward-mode derivative is taken, or the program is lowered for another
+        platform than CPU and CUDA, or for CUDA by an installation without CUDA kernels.
 
     Differences from ``jax.nn.dot_product_attention``:
       * A row in which no key takes part (by mask, lengths, window, or a bias of -inf) gives 0, log-sum-exp -inf and
@@ -188,9 +188,8 @@ def _vary_alike(arguments: Arguments) -> Arguments:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return arguments
-    leaves = [x for x in arguments if x is not None and x.size]
-    conditions = [lax.index_in_dim(x.reshape(-1), 0, keepdims=False) != 0 for x in leaves]
-    varying = functools.reduce(lax.bitwise_or, [lax.bitwise_and(c, False) for c in conditions])
+    conditions = [lax.bitwise_and(jnp.any(x != x), False) for x in arguments if x is not None]
+    varying = functools.reduce(lax.bitwise_or, conditions)
     return jax.tree.map(lambda x: lax.select_n(varying, x, x), arguments)
 
 

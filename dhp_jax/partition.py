@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,9 @@ class Array:
     def axes(self) -> Iterator[tuple[str, int]]:
         """(letter, size) of each axis."""
         return zip(self.letters, self.shape, strict=True)
+
+
+Source = tuple[Array, Any]  # an operand, and the PartitionSpec in its type
 
 
 def partitioned(
@@ -102,13 +105,19 @@ def sharding_rule(
     return rule, {"g": group} if linked else {}
 
 
-def result_spec(result: Array, operands: Sequence[Array], specs: Sequence[Any], sizes: dict[str, int]) -> PartitionSpec:
-    """Sharding of a result in its type: on each axis, that of the first operand which has the axis sharded."""
+def result_spec(
+    result: Array, sources: Iterable[Source], all_operands: Iterable[Source], sizes: dict[str, int]
+) -> PartitionSpec:
+    """Sharding of a result in its type: on each axis, that of the first of `sources` which has the axis sharded.
+
+    The mapped axis, which a source may lack, is sharded as in the first of all operands.
+    """
     first: dict[str, Any] = {}
-    for array, spec in zip(operands, specs, strict=True):
-        for (letter, size), entry in zip(array.axes(), _entries(spec, array), strict=True):
-            if letter not in _WHOLE and size == sizes[letter] and entry:
-                first.setdefault(letter, entry)
+    for candidates, letters in ((sources, "bnk"), (all_operands, "v")):
+        for array, spec in candidates:
+            for (letter, size), entry in zip(array.axes(), _entries(spec, array), strict=True):
+                if letter in letters and size == sizes[letter] and entry:
+                    first.setdefault(letter, entry)
     return PartitionSpec(*(first.get(letter) if size == sizes[letter] else None for letter, size in result.axes()))
 
 
@@ -211,3 +220,14 @@ def gather_sequences(array: jax.Array, letters: str) -> jax.Array:
         return array
     kept = [None if letter in _WHOLE else entry for letter, entry in zip(letters, entries, strict=False)]
     return jax.sharding.reshard(array, sharding.update(spec=PartitionSpec(*kept)))
+
+
+def merge_leading_axes(array: jax.Array) -> jax.Array:
+    """[U, V, ...] -> [U * V, ...], also where the type of the array shards one of the two (explicit sharding)."""
+    shape = (array.shape[0] * array.shape[1], *array.shape[2:])
+    sharding = jax.typeof(array).sharding
+    first, second, *rest = _entries(sharding.spec, Array("." * array.ndim, array.shape))
+    if not first and not second:
+        return array.reshape(shape)
+    spec = PartitionSpec((*first, *second), *(names or None for names in rest))
+    return lax.reshape(array, shape, out_sharding=sharding.update(spec=spec))

@@ -31,8 +31,8 @@ CHECKPOINT_NAMES = ("dhp_attention_out", "dhp_attention_row_max", "dhp_attention
 """Names of the forward residuals, for ``jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES)``."""
 
 NO_DERIVATIVE = (
-    "dhp_jax.dot_product_attention has one reverse-mode derivative (jax.grad, jax.vjp); this program takes forward mode "
-    "(jax.jvp, jax.jacfwd, jax.linearize) or a second derivative (jax.hessian, jax.grad of jax.grad). Use "
+    "dhp_jax.dot_product_attention has one reverse-mode derivative (jax.grad, jax.vjp); this program takes forward "
+    "mode (jax.jvp, jax.jacfwd, jax.linearize) or a second derivative (jax.hessian, jax.grad of jax.grad). Use "
     "jax.nn.dot_product_attention there: it has them, and is not constant-time."
 )
 
@@ -98,13 +98,15 @@ def _layers(call: Call) -> Callable[..., tuple[jax.Array, ...]]:
     @jax.custom_batching.custom_vmap
     def mapped(*operands: jax.Array) -> tuple[jax.Array, ...]:
         mesh = jax.sharding.get_abstract_mesh()
+        if mesh.manual_axes and set(mesh.manual_axes) == set(mesh.axis_names):
+            return _bind(call, *operands)  # every axis is manual: there is nothing to partition
         return _partitioned(call, tuple(x.shape for x in operands), mesh if mesh.manual_axes else None)(*operands)
 
     @mapped.def_vmap
     def fold(axis_size: int, in_batched: Sequence[bool], *operands: jax.Array) -> tuple[Any, Any]:
-        folded = _fold_mapped_axis(call, axis_size, in_batched, operands)
-        results = mapped(*folded)
-        unfolded = tuple(x.reshape(axis_size, x.shape[0] // axis_size, *x.shape[1:]) for x in results)
+        old = max(x.shape[1] if batched else x.shape[0] for x, batched in zip(operands, in_batched, strict=True))
+        results = mapped(*_fold_mapped_axis(call, axis_size, old, in_batched, operands))
+        unfolded = tuple(x.reshape(axis_size, old, *x.shape[1:]) for x in results)
         return unfolded, (True,) * len(unfolded)
 
     guarded = jax.custom_jvp(mapped)
@@ -117,13 +119,12 @@ def _refuse_derivative(*_: Any) -> Any:
 
 
 def _fold_mapped_axis(
-    call: Call, axis_size: int, in_batched: Sequence[bool], operands: Sequence[jax.Array]
+    call: Call, axis_size: int, old: int, in_batched: Sequence[bool], operands: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    """[axis_size, V|1, ...] or, where not batched, [V|1, ...] -> [axis_size * V | 1, ...].
+    """[axis_size, old|1, ...] or, where not batched, [old|1, ...] -> [axis_size * old | 1, ...].
 
-    An operand that has one of the two axes but not the other must be copied to have both.
+    `old` is V before. An operand that has one of the two axes but not the other must be copied to have both.
     """
-    old = max(x.shape[1] if batched else x.shape[0] for x, batched in zip(operands, in_batched, strict=True))
     folded = []
     for name, x, batched in zip(call.operands, operands, in_batched, strict=True):
         stays_shared = not batched and x.shape[0] == 1 and name not in _STATISTICS
@@ -131,7 +132,7 @@ def _fold_mapped_axis(
             x = x if batched else x[None]
             x = jnp.broadcast_to(x, (axis_size, old, *x.shape[2:]))
             batched = True
-        folded.append(x.reshape(axis_size * old, *x.shape[2:]) if batched else x)
+        folded.append(partition.merge_leading_axes(x) if batched else x)
     return folded
 
 
@@ -144,10 +145,11 @@ def _partitioned(
     operand_axes = [partition.Array(AXES[name], shape) for name, shape in zip(call.operands, shapes, strict=True)]
     result_axes = [partition.Array(AXES[name], shape) for name, shape in zip(call.results, results, strict=True)]
 
-    def bind(*operands: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(_PRIMITIVES[call.name].bind(*operands, call=call))
+    return partition.partitioned(functools.partial(_bind, call), operand_axes, result_axes, sizes, manual_mesh)
 
-    return partition.partitioned(bind, operand_axes, result_axes, sizes, manual_mesh)
+
+def _bind(call: Call, *operands: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(_PRIMITIVES[call.name].bind(*operands, call=call))
 
 
 def axis_sizes(call: Call, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
@@ -167,14 +169,16 @@ def _abstract_evaluation(*operands: Any, call: Call) -> list[Any]:
     shapes = tuple(x.shape for x in operands)
     sizes = axis_sizes(call, shapes)
     named = dict(zip(call.operands, operands, strict=True))
-    arrays = [partition.Array(AXES[name], x.shape) for name, x in named.items()]
-    specs = [x.sharding.spec for x in operands]
+    specs = {name: (partition.Array(AXES[name], x.shape), x.sharding.spec) for name, x in named.items()}
     results = []
     for name in call.results:
-        like = named[_LIKE.get(name, "query")]
+        source = _LIKE.get(name, "query")
+        like = named[source]
         shape = _result_shape(name, call, shapes, sizes)
         dtype = np.dtype(np.float32) if name in _STATISTICS else like.dtype
-        spec = partition.result_spec(partition.Array(AXES[name], shape), arrays, specs, sizes)
+        # A gradient is sharded as its operand; V, which that may lack, comes from any.
+        sources = [specs[source]] if name.startswith("d_") else specs.values()
+        spec = partition.result_spec(partition.Array(AXES[name], shape), sources, specs.values(), sizes)
         # From `query`, whose set of varying manual axes is that of all operands (attention.py sees to it).
         aval = named["query"].update(
             shape=shape, dtype=dtype, weak_type=False, sharding=like.sharding.update(spec=spec)

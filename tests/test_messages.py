@@ -1,0 +1,407 @@
+"""Every error says what came, the rule, and the way out."""
+
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+
+import dhp_jax
+from dhp_jax import ffi
+
+_QUERY = np.ones((2, 5, 4, 8), np.float32)
+_KEY = np.ones((2, 7, 2, 8), np.float32)
+
+
+def _call(query=_QUERY, key=_KEY, value=_KEY, bias=None, mask=None, **options):
+    return dhp_jax.dot_product_attention(query, key, value, bias, mask, **options)
+
+
+def _ones(*shape, dtype=np.float32):
+    return np.ones(shape, dtype)
+
+
+def _assert_says(text, *parts):
+    """All parts, in this order."""
+    position = 0
+    for part in parts:
+        position = text.find(part, position)
+        assert position >= 0, f"{part!r} is missing, or comes too early, in: {text}"
+        position += len(part)
+
+
+class ArgumentMessageTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        (
+            "implementation",
+            TypeError,
+            {"implementation": "cudnn"},
+            ("implementation='cudnn' was passed", "one implementation for each platform", "Leave the argument out"),
+        ),
+        (
+            "unknown_arguments",
+            TypeError,
+            {"window": 3, "dropout": 0.1},
+            ("unknown argument dropout, window", "those of jax.nn.dot_product_attention", "Leave it out"),
+        ),
+        (
+            "rank",
+            ValueError,
+            {"query": _ones(1, 2, 5, 4, 8)},
+            ("query has shape (1, 2, 5, 4, 8)", "must be (B, length, heads, D)", "jax.vmap"),
+        ),
+        (
+            "dtype",
+            TypeError,
+            {"value": _KEY.astype(np.int32)},
+            ("value has dtype int32", "must be one of float32, bfloat16, float16", "Cast it"),
+        ),
+        (
+            "unequal_dtypes",
+            TypeError,
+            {"key": _KEY.astype(np.float16)},
+            ("dtypes float32, float16 and float32", "must be equal", "Cast them"),
+        ),
+        (
+            "key_and_value_shapes",
+            ValueError,
+            {"value": _ones(2, 7, 2, 16)},
+            ("key has shape (2, 7, 2, 8) and value (2, 7, 2, 16)", "must be equal"),
+        ),
+        (
+            "batch_sizes",
+            ValueError,
+            {"query": _ones(3, 5, 4, 8)},
+            ("query has shape (3, 5, 4, 8) and key (2, 7, 2, 8)", "batch sizes and head dimensions", "must be equal"),
+        ),
+        (
+            "channels_of_query_and_key",
+            ValueError,
+            {"query": _ones(2, 5, 4, 16)},
+            ("query has shape (2, 5, 4, 16) and key (2, 7, 2, 8)", "batch sizes and head dimensions", "must be equal"),
+        ),
+        (
+            "uneven_heads",
+            ValueError,
+            {"query": _ones(2, 5, 3, 8)},
+            ("3 query heads cannot be shared evenly by 2 key/value heads", "make N a multiple of K"),
+        ),
+        (
+            "no_key_heads",
+            ValueError,
+            {"key": _ones(2, 7, 0, 8), "value": _ones(2, 7, 0, 8)},
+            ("4 query heads cannot be shared evenly by 0 key/value heads", "both at least 1"),
+        ),
+        (
+            "too_many_channels",
+            ValueError,
+            {"query": _ones(2, 5, 4, 257), "key": _ones(2, 7, 2, 257), "value": _ones(2, 7, 2, 257)},
+            ("head dimension is 257", "must be from 1 to 256", "Use more heads of fewer channels"),
+        ),
+        (
+            "no_channels",
+            ValueError,
+            {"query": _ones(2, 5, 4, 0), "key": _ones(2, 7, 2, 0), "value": _ones(2, 7, 2, 0)},
+            ("head dimension is 0", "must be from 1 to 256"),
+        ),
+        (
+            "bias_rank",
+            ValueError,
+            {"bias": _ones(1, 1, 4, 5, 7)},
+            ("bias has 5 axes (shape (1, 1, 4, 5, 7))", "at most 4 and broadcast to (B, N, T, S)"),
+        ),
+        (
+            "mask_rank",
+            ValueError,
+            {"mask": _ones(1, 1, 4, 5, 7, dtype=bool)},
+            ("mask has 5 axes (shape (1, 1, 4, 5, 7))", "at most 4 and broadcast to (B, N, T, S)"),
+        ),
+        (
+            "bias_shape",
+            ValueError,
+            {"bias": _ones(4, 7, 5)},
+            ("bias has shape (1, 4, 7, 5)", "(B, N, T, S) = (2, 4, 5, 7)", "give every axis its full size or 1"),
+        ),
+        (
+            "mask_shape",
+            ValueError,
+            {"mask": _ones(3, 1, 1, 7, dtype=bool)},
+            ("mask has shape (3, 1, 1, 7)", "(B, N, T, S) = (2, 4, 5, 7)", "give every axis its full size or 1"),
+        ),
+        (
+            "bias_dtype",
+            TypeError,
+            {"bias": _ones(5, 7, dtype=bool)},
+            ("bias has dtype bool", "must be floating point", "pass a boolean mask as mask"),
+        ),
+        (
+            "mask_dtype",
+            TypeError,
+            {"mask": _ones(5, 7)},
+            ("mask has dtype float32", "must be bool", "Pass an additive mask as bias"),
+        ),
+        (
+            "length_dtype",
+            TypeError,
+            {"query_seq_lengths": _ones(2)},
+            ("query_seq_lengths has dtype float32", "must be an integer type"),
+        ),
+        (
+            "length_shape",
+            ValueError,
+            {"key_value_seq_lengths": _ones(2, 1, dtype=np.int32)},
+            ("key_value_seq_lengths has shape (2, 1)", "must be (B,) = (2,)", "one length for each batch element"),
+        ),
+        (
+            "scale",
+            TypeError,
+            {"scale": np.ones(2)},
+            ("scale is array([1., 1.])", "public and must be a number known while tracing", "Multiply the query"),
+        ),
+        (
+            "window_of_three",
+            TypeError,
+            {"local_window_size": (3, 4, 5)},
+            ("local_window_size is (3, 4, 5)", "must be an int or a pair of ints", "as mask"),
+        ),
+        (
+            "window_of_floats",
+            TypeError,
+            {"local_window_size": (3, 2.5)},
+            ("local_window_size is (3, 2.5)", "must be an int or a pair of ints", "as mask"),
+        ),
+    )
+    def test_wrong_argument(self, error, arguments, parts):
+        with pytest.raises(error) as raised:
+            _call(**arguments)
+        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+
+    @parameterized.named_parameters(
+        ("scale", "scale", ("scale is ", "must be a number known while tracing", "Multiply the query instead")),
+        ("is_causal", "is_causal", ("is_causal is ", "must be a bool known while tracing", "secret as mask")),
+        ("window", "local_window_size", ("local_window_size is ", "known while tracing", "secret as mask")),
+    )
+    def test_traced_option(self, name, parts):
+        with pytest.raises(TypeError) as raised:
+            jax.jit(lambda option: _call(**{name: option}))(1)
+        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+
+    @parameterized.named_parameters(
+        ("text_as_scale", {"scale": "big"}, ("scale is 'big'", "must be a number")),
+        ("array_as_is_causal", {"is_causal": np.ones(2, bool)}, ("is_causal is array", "must be a bool")),
+    )
+    def test_option_of_another_kind(self, arguments, parts):
+        with pytest.raises(TypeError) as raised:
+            _call(**arguments)
+        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+
+    def test_sequence_too_long(self):
+        key = jax.ShapeDtypeStruct((2, 2**31, 2, 8), jnp.float32)
+        with pytest.raises(ValueError, match="a sequence has length") as raised:
+            jax.eval_shape(_call, _QUERY, key, key)
+        _assert_says(str(raised.value), "2147483648", "must be at most 2147482623", "Split the sequence")
+
+    def test_unknown_public_name(self):
+        with pytest.raises(AttributeError) as raised:
+            _ = dhp_jax.attention_of_another_kind
+        _assert_says(str(raised.value), "no attribute 'attention_of_another_kind'", "it has", "dot_product_attention")
+
+
+def _sum(query):
+    return _call(query).sum()
+
+
+class DerivativeMessageTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("gradient_of_gradient", jax.grad(lambda query: jax.grad(_sum)(query).sum())),
+        ("hessian", jax.hessian(_sum)),
+        ("forward_mode_of_gradient", lambda query: jax.jvp(jax.grad(_sum), (query,), (query,))),
+        ("forward_mode", lambda query: jax.jvp(_sum, (query,), (query,))),
+        ("forward_jacobian", jax.jacfwd(_sum)),
+    )
+    def test_unsupported_derivative(self, differentiate):
+        with pytest.raises(NotImplementedError) as raised:
+            differentiate(_QUERY)
+        parts = ("has one reverse-mode derivative", "forward mode", "second", "Use jax.nn.dot_product_attention there")
+        _assert_says(str(raised.value), "dhp_jax.dot_product_attention ", *parts)
+
+
+class PlatformMessageTest(parameterized.TestCase):
+    @parameterized.product(platform=("tpu", "rocm"), with_gradient=(False, True))
+    def test_other_platform(self, platform, with_gradient):
+        function = jax.grad(_sum) if with_gradient else _sum
+        traced = jax.jit(lambda query: function(query)).trace(_QUERY)
+        with pytest.raises(NotImplementedError) as raised:
+            traced.lower(lowering_platforms=(platform,))
+        parts = (f"platform {platform}", "cuda and cpu only", "Use jax.nn.dot_product_attention there")
+        _assert_says(str(raised.value), "dhp_jax: attention_fwd was lowered for ", *parts)
+
+
+@pytest.fixture
+def without_cuda_kernels(monkeypatch):
+    monkeypatch.setattr(ffi, "native", lambda: types.SimpleNamespace(CUDA_ARCHITECTURES=""))
+
+
+class TestInstallationMessages:
+    @pytest.mark.usefixtures("without_cuda_kernels")
+    def test_gpu_without_kernels(self, monkeypatch):
+        monkeypatch.setattr(ffi, "_has_gpu", lambda: True)
+        traced = jax.jit(lambda query: _sum(query)).trace(_QUERY)
+        with pytest.raises(NotImplementedError) as raised:
+            traced.lower(lowering_platforms=("cuda",))
+        parts = (
+            "no CUDA kernels, and JAX has a GPU",
+            "no silent fallback",
+            "Reinstall with DHP_CUDA=1",
+            "default_device",
+        )
+        _assert_says(str(raised.value), "dhp_jax: ", *parts)
+
+    @pytest.mark.usefixtures("without_cuda_kernels")
+    def test_program_for_cuda_may_be_lowered_where_no_gpu_is(self, monkeypatch):
+        monkeypatch.setattr(ffi, "_has_gpu", lambda: False)
+        lowered = jax.jit(lambda query: _sum(query)).trace(_QUERY).lower(lowering_platforms=("cuda",))
+        assert "dhp_attention_fwd" in lowered.as_text()
+
+    @pytest.mark.parametrize("built", [(0, 9), (1, 0)])
+    def test_built_for_another_ffi(self, built):
+        with pytest.raises(ImportError) as raised:
+            ffi.check_ffi_version(built, (0, 3))
+        received = f"built on XLA FFI {built[0]}.{built[1]}, and the installed jaxlib has 0.3"
+        _assert_says(str(raised.value), received, "same major and at least the same minor", "Upgrade jax", "Reinstall")
+
+    @pytest.mark.parametrize("built", [(0, 3), (0, 1)])
+    def test_built_for_this_ffi_or_an_older_one_is_taken(self, built):
+        ffi.check_ffi_version(built, (0, 3))
+
+    def test_compiled_module_is_checked_before_use(self, monkeypatch):
+        monkeypatch.setattr(ffi, "installed_ffi_version", lambda: (0, 0))
+        with pytest.raises(ImportError, match="built on XLA FFI"):
+            ffi.native.__wrapped__()
+
+    def test_compiled_module_is_missing(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "dhp_jax._native", None)
+        with pytest.raises(ImportError) as raised:
+            ffi.native.__wrapped__()
+        _assert_says(str(raised.value), "compiled module dhp_jax._native does not load", "Reinstall it from source")
+
+
+_NATIVE_QUERY, _NATIVE_KEY = _QUERY[None], _KEY[None]
+
+
+_OUT, _STATISTIC = (1, 2, 5, 4, 8), (1, 2, 5, 4)
+
+
+def _native(*operands, name="attention_fwd", results=(_OUT, _STATISTIC, _STATISTIC), out_dtype=np.float32, **flags):
+    """A custom call, without the checks that Python makes before it."""
+    dtypes = (out_dtype, np.float32, np.float32)
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(results, dtypes, strict=False)]
+    attributes = {"scale": np.float32(1), "band_left": np.int64(5), "band_right": np.int64(7)}
+    attributes |= dict.fromkeys(("has_bias", "has_mask", "has_query_lengths", "has_key_value_lengths"), False) | flags
+    return jax.block_until_ready(jax.ffi.ffi_call(ffi.TARGETS[name], shapes)(*operands, **attributes))
+
+
+class NativeMessageTest(parameterized.TestCase):
+    """What reaches the custom call past Python, from an exported program say, is checked before it is used."""
+
+    def test_right_call_is_taken(self):
+        _native(_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY)
+
+    @parameterized.named_parameters(
+        ("too_few_operands", (_NATIVE_QUERY, _NATIVE_KEY), {}, ("no buffer for value",)),
+        (
+            "too_many_operands",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _NATIVE_KEY),
+            {},
+            ("4 buffers where 3 are expected",),
+        ),
+        (
+            "rank",
+            (_QUERY, _NATIVE_KEY, _NATIVE_KEY),
+            {},
+            ("query is float32[2,5,4,8]", "must have rank 5"),
+        ),
+        (
+            "dtype",
+            (_NATIVE_QUERY.astype(np.int32), _NATIVE_KEY, _NATIVE_KEY),
+            {},
+            ("query is int32[1,2,5,4,8]", "must be float32, bfloat16 or float16"),
+        ),
+        (
+            "unequal_dtypes",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY.astype(np.float16)),
+            {},
+            ("value is float16[1,2,7,2,8]", "must be float32"),
+        ),
+        (
+            "channels",
+            tuple(array[..., :5] for array in (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY)),
+            {},
+            ("query is float32[1,2,5,4,5]", "must be a multiple of 8 from 8 to 256"),
+        ),
+        (
+            "heads",
+            (_NATIVE_QUERY[:, :, :, :3], _NATIVE_KEY, _NATIVE_KEY),
+            {},
+            ("query is float32[1,2,5,3,8]", "must be a multiple of the heads of key float32[1,2,7,2,8]"),
+        ),
+        (
+            "value_shape",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY[:, :, :6]),
+            {},
+            ("value is float32[1,2,6,2,8]", "axis 2 must be 7 to fit [1,2,7,2,8]"),
+        ),
+        (
+            "bias_shape",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 1, 4, 3, 7)),
+            {"has_bias": True},
+            ("bias is float32[1,1,4,3,7]", "axis 3 must be 5 or 1 to fit [1,2,4,5,7]"),
+        ),
+        (
+            "mask_dtype",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 1, 1, 1, 7)),
+            {"has_mask": True},
+            ("mask is float32[1,1,1,1,7]", "must be bool"),
+        ),
+        (
+            "length_dtype",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 2)),
+            {"has_query_lengths": True},
+            ("query_seq_lengths is float32[1,2]", "must be int32"),
+        ),
+        (
+            "too_few_results",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
+            {"results": (_OUT, _STATISTIC)},
+            ("no buffer for log_sum",),
+        ),
+        (
+            "out_shape",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
+            {"results": ((1, 2, 6, 4, 8), _STATISTIC, _STATISTIC)},
+            ("out is float32[1,2,6,4,8]", "axis 2 must be 5 to fit [1,2,5,4,8]"),
+        ),
+        (
+            "out_dtype",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
+            {"out_dtype": np.float16},
+            ("out is float16[1,2,5,4,8]", "must have the dtype of query"),
+        ),
+        (
+            "statistic_shape",
+            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
+            {"results": (_OUT, (1, 2, 4, 5), _STATISTIC)},
+            ("row_max is float32[1,2,4,5]", "axis 2 must be 5 to fit [1,2,5,4]"),
+        ),
+    )
+    def test_wrong_buffer(self, operands, results_and_flags, parts):
+        with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+            _native(*operands, **results_and_flags)
+        _assert_says(str(raised.value), "INVALID_ARGUMENT: dhp_jax: ", *parts)
+
+    def test_gradient_of_bias_without_bias(self):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="the gradient of bias needs a bias operand"):
+            _native(_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, name="attention_bwd_bias", results=((1, 2, 4, 5, 7),))

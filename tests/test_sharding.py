@@ -1,0 +1,720 @@
+"""On several devices: batch and heads stay sharded, sequences are gathered, and no result depends on the mesh.
+
+Axis letters: B batch, T query position, S key position, N query heads, K key/value heads, D channels. The mesh is
+x = 2 by y = 4; "auto" leaves shardings to the compiler, "explicit" has them in the types.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from programs import (
+    FLOATS,
+    LENGTHS,
+    arrays,
+    assert_close,
+    assert_same_bits,
+    attend,
+    attend_and_differentiate,
+    collectives,
+    native_calls,
+    some,
+    with_cotangent,
+)
+
+import dhp_jax
+
+SIZES = {"b": 6, "t": 10, "s": 14, "n": 8, "d": 16}  # b divisible by x; n by y and by x * y; t and s by x, d by y
+MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+LAYOUTS = {"batch": ("x", None), "heads": (None, "y"), "batch_and_heads": ("x", "y")}
+GATHERED = {
+    "query_positions": {"query": P(None, "x")},
+    "key_positions": {"key": P(None, "x"), "value": P(None, "x")},
+    "positions_beside_heads": {"query": P(None, "x", "y"), "key": P(None, "x", "y"), "value": P(None, "x", "y")},
+    "value_positions": {"value": P(None, "x")},
+    "channels": {"query": P(None, None, None, "y"), "key": P(None, None, None, "y")},
+    "bias_queries": {"bias": P(None, None, "x")},
+    "bias_keys": {"bias": P(None, "y", None, "x")},
+    "mask_keys": {"query": P(None, None, "y"), "mask": P(None, None, None, "x")},
+}
+CHECKS = {"checked": True, "unchecked": False}
+OPTIONAL = ("bias", "mask", *LENGTHS)
+
+MANUAL = {"x": ("x", None), "y": (None, "y")}  # mesh axes of batch and heads that are manual
+
+run_single = jax.jit(attend_and_differentiate)
+
+
+def cases(*choices):
+    """Named parameters for every combination of one item of each dict."""
+    for combination in itertools.product(*(choice.items() for choice in choices)):
+        yield "_".join(name for name, _ in combination), *(value for _, value in combination)
+
+
+def named(items):
+    return {str(item): item for item in items}
+
+
+def make_mesh(mode, shape=(2, 4), names=("x", "y")):
+    return jax.make_mesh(shape, names, axis_types=(mode,) * len(shape))
+
+
+def make_arguments(*names, k=4, lead=(), dtype="float32", **sizes):
+    """All arguments, of the optional ones those in `names`, and a cotangent."""
+    return with_cotangent(some(arrays(**SIZES | sizes, k=k, lead=lead, dtype=dtype), *names))
+
+
+def specs_of(batch, heads, *, k=4):
+    """The sharding of every argument whose batch and heads lie on these mesh axes, as far as the axis has them."""
+    key_heads = heads if k % 4 == 0 else None
+    of_query, of_key = P(batch, None, heads, None), P(batch, None, key_heads, None)
+    return {
+        "query": of_query,
+        "key": of_key,
+        "value": of_key,
+        "bias": P(None, heads, None, None),
+        "mask": P(batch, None, None, None),
+        "query_seq_lengths": P(batch),
+        "key_value_seq_lengths": P(batch),
+        "cotangent": of_query,
+    }
+
+
+def result_specs(arguments, specs):
+    """The shardings of what attend_and_differentiate returns."""
+    gradients = {f"d_{name}": specs.get(name, P()) for name in FLOATS if name in arguments}
+    return {"out": specs["query"], "lse": P(*specs["query"][:3])} | gradients
+
+
+def place(mesh, arguments, specs):
+    """The arguments sharded as in `specs`; those that it lacks are replicated."""
+    return {
+        name: jax.device_put(array, NamedSharding(mesh, specs.get(name, P(*(None,) * array.ndim))))
+        for name, array in arguments.items()
+    }
+
+
+def compile_and_run(function, mesh, arguments, specs):
+    placed = place(mesh, arguments, specs)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(function).lower(placed).compile()
+        return compiled, compiled(placed)
+
+
+def forward(arguments):
+    return attend({name: x for name, x in arguments.items() if name != "cotangent"}, return_residual=True)
+
+
+def run_forward(arguments):
+    return jax.jit(forward)(arguments)
+
+
+def assert_sharded(array, mesh, spec):
+    expected = NamedSharding(mesh, spec)
+    assert array.sharding.is_equivalent_to(expected, array.ndim), f"{array.sharding} is not {expected}"
+
+
+class BatchAndHeadsTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        *cases(MODES, LAYOUTS, {"k8": 8, "k4": 4}), *cases(MODES, {"batch": ("x", None)}, {"k2": 2, "k1": 1})
+    )
+    def test_no_device_talks_to_another(self, mode, layout, k):
+        arguments, specs = make_arguments(k=k), specs_of(*layout, k=k)
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, LAYOUTS))
+    def test_results_are_sharded_as_the_arguments_are(self, mode, layout):
+        mesh, specs = make_mesh(mode), specs_of(*layout)
+        _, results = compile_and_run(attend_and_differentiate, mesh, make_arguments(), specs)
+        for name in ("query", "key", "value"):
+            assert_sharded(results[f"d_{name}"], mesh, specs[name])
+        assert_sharded(results["out"], mesh, specs["query"])
+        assert_sharded(results["lse"], mesh, P(layout[0], None, layout[1]))
+
+    @parameterized.named_parameters(*cases(MODES, LAYOUTS))
+    def test_optional_arguments_may_be_sharded_alike(self, mode, layout):
+        arguments, specs = make_arguments(*OPTIONAL), specs_of(*layout)
+        compiled, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, LAYOUTS, {"k8": 8, "k4": 4, "k1": 1}))
+    def test_optional_arguments_may_be_replicated(self, mode, layout, k):
+        arguments, specs = make_arguments(*OPTIONAL, k=k), specs_of(*layout, k=k)
+        specs = {name: specs[name] for name in ("query", "key", "value", "cotangent")}
+        compiled, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, LAYOUTS))
+    def test_gradients_with_every_optional_argument_replicated(self, mode, layout):
+        arguments, specs = make_arguments(*OPTIONAL), specs_of(*layout)
+        specs = {name: specs[name] for name in ("query", "key", "value", "cotangent")}
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        expected = run_single(arguments)
+        assert_close(results.pop("d_bias"), expected.pop("d_bias"))
+        assert_same_bits(results, expected)
+
+    @parameterized.named_parameters(*cases(MODES, LAYOUTS))
+    def test_query_alone_may_be_sharded(self, mode, layout):
+        arguments, specs = make_arguments(), specs_of(*layout)
+        specs = {name: specs[name] for name in ("query", "cotangent")}
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(
+        *cases(MODES, {"batch": ("x", None), "both": ("x", "y")}, named((("key", "value"), ("bias", "mask"), LENGTHS)))
+    )
+    def test_query_alone_may_be_replicated(self, mode, layout, sharded):
+        arguments, specs = make_arguments(*OPTIONAL), specs_of(*layout)
+        specs = {name: specs[name] for name in sharded}
+        _, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, {"batch": (("x", "y"), None), "heads": (None, ("x", "y"))}))
+    def test_one_axis_over_the_whole_mesh(self, mode, layout):
+        arguments, specs = make_arguments(k=8, b=24), specs_of(*layout, k=8)
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_channels_that_need_padding(self, mode):
+        arguments, specs = make_arguments(d=20), specs_of("x", "y")
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, {"causal": {"is_causal": True, "local_window_size": (3, 1)}}))
+    def test_static_options(self, mode, options):
+        arguments, specs = make_arguments(), specs_of("x", "y")
+        function = functools.partial(attend_and_differentiate, **options)
+        compiled, results = compile_and_run(function, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, jax.jit(function)(arguments))
+
+    def test_shardings_of_arguments_alone_suffice(self):
+        mesh, arguments = make_mesh(AxisType.Auto), make_arguments(*OPTIONAL)
+        placed = place(mesh, arguments, specs_of("x", "y"))
+        compiled = jax.jit(forward).lower(placed).compile()
+        assert collectives(compiled) == set()
+        assert_same_bits(compiled(placed), run_forward(arguments))
+
+    def test_a_mesh_of_both_kinds_of_axes(self):
+        mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto, AxisType.Explicit))
+        arguments, specs = make_arguments(), specs_of("x", "y")
+        compiled, results = compile_and_run(attend_and_differentiate, mesh, arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_a_call_outside_jit_is_right(self, mode):
+        mesh, arguments = make_mesh(mode), make_arguments("mask")
+        with jax.set_mesh(mesh):
+            results = attend_and_differentiate(place(mesh, arguments, specs_of("x", "y")))
+        assert_same_bits(results, run_single(arguments))
+
+    def test_a_batch_that_does_not_divide_evenly_is_right(self):
+        mesh, arguments = make_mesh(AxisType.Auto), make_arguments(b=5)
+        uneven = NamedSharding(mesh, P("y"))
+
+        def function(arguments):
+            query = jax.lax.with_sharding_constraint(arguments["query"], uneven)
+            return attend_and_differentiate(arguments | {"query": query})
+
+        assert_same_bits(compile_and_run(function, mesh, arguments, {})[1], run_single(arguments))
+
+
+class FewKeyHeadsTest(parameterized.TestCase):
+    @parameterized.named_parameters(*cases(MODES, {"heads": (None, "y"), "both": ("x", "y")}))
+    def test_heads_over_more_devices_than_there_are_keys(self, mode, layout):
+        arguments, specs = make_arguments(k=2), specs_of(*layout, k=2)
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, {"heads": (None, "y"), "both": ("x", "y")}))
+    def test_one_key_head_needs_no_communication_forward(self, mode, layout):
+        arguments, specs = make_arguments(k=1), specs_of(*layout, k=1)
+        compiled, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, {"heads": (None, "y"), "both": ("x", "y")}))
+    def test_one_key_head_has_its_gradient_summed_over_devices(self, mode, layout):
+        arguments, specs = make_arguments(k=1), specs_of(*layout, k=1)
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == {"all-reduce"}
+        assert_close(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_a_gradient_summed_over_devices_keeps_its_dtype(self, mode):
+        arguments, specs = make_arguments(k=1, dtype="bfloat16"), specs_of("x", "y", k=1)
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        expected = run_single(arguments)
+        assert results["d_key"].dtype == jnp.bfloat16
+        assert_close(results, expected, rtol=2**-6, atol=2**-6)  # parts and sum are rounded to 8 bits each
+
+
+class BiasTest(parameterized.TestCase):
+    @parameterized.named_parameters(*cases(MODES))
+    def test_a_bias_for_every_batch_and_head_needs_no_communication(self, mode):
+        arguments = make_arguments("bias")
+        arguments["bias"] = jnp.broadcast_to(arguments["bias"], (6, 8, 10, 14))
+        specs = specs_of("x", "y") | {"bias": P("x", "y")}
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_a_bias_shared_by_the_batch_has_its_gradient_summed_over_devices(self, mode):
+        arguments, specs = make_arguments("bias"), specs_of("x", "y")
+        compiled, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == {"all-reduce"}
+        assert_close(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_a_bias_shared_by_all_has_its_gradient_summed_over_all_devices(self, mode):
+        arguments, specs = make_arguments("bias"), specs_of("x", "y")
+        arguments["bias"] = arguments["bias"][:, :1]
+        specs.pop("bias")
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(mode), arguments, specs)
+        assert_close(results, run_single(arguments))
+
+
+class GatheredAxesTest(parameterized.TestCase):
+    """A sequence or channel axis that is sharded costs a gather and changes no bit."""
+
+    @parameterized.named_parameters(*cases(MODES, GATHERED))
+    def test_forward(self, mode, specs):
+        arguments = make_arguments("bias", "mask")
+        compiled, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert "all-gather" in collectives(compiled)
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, GATHERED))
+    def test_gradients(self, mode, specs):
+        arguments = make_arguments("bias", "mask")
+        del arguments["cotangent"]
+
+        def gradients(arguments):
+            floats = {name: arguments[name] for name in FLOATS}
+            return jax.grad(lambda floats: jnp.sum(attend(arguments | floats) ** 2))(floats)
+
+        _, results = compile_and_run(gradients, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, jax.jit(gradients)(arguments))
+
+    def test_a_sharded_cotangent(self):
+        arguments, specs = make_arguments("bias"), {"cotangent": P(None, "x")}
+        _, results = compile_and_run(attend_and_differentiate, make_mesh(AxisType.Auto), arguments, specs)
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(
+        *cases(
+            MODES,
+            {
+                "batch_and_heads_on_one_mesh_axis": {"query": P("x"), "key": P(None, None, "x")},
+                "batch_on_two_mesh_axes": {"query": P("x"), "key": P("y"), "value": P(("x", "y"))},
+                "swapped": {"query": P("x", None, "y"), "key": P("y", None, "x"), "value": P("y", None, "x")},
+            },
+        )
+    )
+    def test_arguments_that_disagree(self, mode, specs):
+        arguments = make_arguments(b=24)
+        _, results = compile_and_run(forward, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, run_forward(arguments))
+
+
+class TypeTest(parameterized.TestCase):
+    """Explicit sharding: what the type says of a result."""
+
+    def types(self, arguments, specs):
+        mesh = make_mesh(AxisType.Explicit)
+        placed = place(mesh, arguments, specs)
+        with jax.set_mesh(mesh):
+            return jax.eval_shape(attend_and_differentiate, placed), placed
+
+    @parameterized.named_parameters(*cases(LAYOUTS))
+    def test_output_and_log_sum_exp_are_sharded_as_the_query_is(self, layout):
+        batch, heads = layout
+        types, _ = self.types(make_arguments(), specs_of(batch, heads))
+        assert types["out"].sharding.spec == P(batch, None, heads, None)
+        assert types["lse"].sharding.spec == P(batch, None, heads)
+
+    @parameterized.named_parameters(*cases(LAYOUTS))
+    def test_a_gradient_has_the_type_of_its_argument(self, layout):
+        types, placed = self.types(make_arguments(*OPTIONAL), specs_of(*layout))
+        for name in FLOATS:
+            assert types[f"d_{name}"].sharding.spec == jax.typeof(placed[name]).sharding.spec
+
+    @parameterized.named_parameters(*cases(LAYOUTS))
+    def test_a_result_has_the_sharding_of_its_type(self, layout):
+        arguments, specs = make_arguments(), specs_of(*layout)
+        types, _ = self.types(arguments, specs)
+        mesh = make_mesh(AxisType.Explicit)
+        _, results = compile_and_run(attend_and_differentiate, mesh, arguments, specs)
+        for name, result in results.items():
+            assert_sharded(result, mesh, types[name].sharding.spec)
+
+
+class VmapTest(parameterized.TestCase):
+    V = 12
+
+    def mapped_specs(self, mapped_axis, batch, heads):
+        return {name: P(mapped_axis, *spec) for name, spec in specs_of(batch, heads).items()}
+
+    @parameterized.named_parameters(
+        *cases(MODES, {"mapped": ("x", None, None), "mapped_and_heads": ("x", None, "y"), "batch": (None, "x", "y")})
+    )
+    def test_the_mapped_axis_may_be_sharded(self, mode, layout):
+        arguments = make_arguments(lead=(self.V,))
+        function = jax.vmap(attend_and_differentiate)
+        compiled, results = compile_and_run(function, make_mesh(mode), arguments, self.mapped_specs(*layout))
+        assert collectives(compiled) == set()
+        assert_same_bits(results, jax.jit(function)(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_keys_that_are_not_mapped_stay_whole_on_every_device(self, mode):
+        mapped = make_arguments(lead=(self.V,))
+        arguments = {name: x if name in ("query", "cotangent") else x[0] for name, x in mapped.items()}
+        specs = {name: P("x", None, None, "y") for name in ("query", "cotangent")} | {
+            name: P(None, None, "y") for name in ("key", "value")
+        }
+        axes = {name: 0 if name in ("query", "cotangent") else None for name in arguments}
+        function = jax.vmap(forward, in_axes=(axes,))
+        compiled, results = compile_and_run(function, make_mesh(mode), arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, jax.jit(function)(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_gradients_of_keys_that_are_not_mapped_are_summed(self, mode):
+        mapped = make_arguments(lead=(self.V,))
+        arguments = {name: x if name in ("query", "cotangent") else x[0] for name, x in mapped.items()}
+        specs = {"query": P("x", None, None, "y"), "key": P(None, None, "y"), "value": P(None, None, "y")}
+
+        def gradient(arguments):
+            attend_all = jax.vmap(dhp_jax.dot_product_attention, in_axes=(0, None, None))
+            return jax.grad(lambda key: jnp.sum(attend_all(arguments["query"], key, arguments["value"]) ** 2))(
+                arguments["key"]
+            )
+
+        _, result = compile_and_run(gradient, make_mesh(mode), arguments, specs)
+        assert_close(result, jax.jit(gradient)(arguments), rtol=1e-5, atol=1e-5)
+
+    def test_a_mesh_axis_given_to_the_mapped_axis(self):
+        mesh, arguments = make_mesh(AxisType.Auto), make_arguments(lead=(self.V,))
+
+        def one(arguments):
+            heads = NamedSharding(mesh, P(None, None, "y"))
+            query = jax.lax.with_sharding_constraint(arguments["query"], heads)
+            return attend_and_differentiate(arguments | {"query": query})
+
+        function = jax.vmap(one, spmd_axis_name="x")
+        specs = self.mapped_specs("x", None, "y")
+        compiled, results = compile_and_run(function, mesh, arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, jax.jit(jax.vmap(attend_and_differentiate))(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_nested_maps_over_different_arguments(self, mode):
+        arguments = some(arrays(**SIZES, k=4))
+        arguments["query"] = jnp.stack([arguments["query"] * i for i in range(1, self.V + 1)])
+        arguments["key"] = jnp.stack([arguments["key"] * i for i in range(1, 4 + 1)])
+        specs = {"query": P("x", None, None, "y"), "key": P(None, None, None, "y"), "value": P(None, None, "y")}
+        inner = jax.vmap(attend, in_axes=({"query": 0, "key": None, "value": None},))
+        function = jax.vmap(inner, in_axes=({"query": None, "key": 0, "value": None},))
+        _, results = compile_and_run(function, make_mesh(mode), arguments, specs)
+        assert_same_bits(results, jax.jit(function)(arguments))
+
+
+class TrainingTest(parameterized.TestCase):
+    """Attention between projections: the shardings of its arguments are the compiler's to choose."""
+
+    def loss(self, weights, x):
+        def project(name, heads):
+            return (x @ weights[name]).reshape(*x.shape[:2], heads, -1)
+
+        out = dhp_jax.dot_product_attention(project("query", 8), project("key", 4), project("value", 4))
+        return jnp.mean((out.reshape(*x.shape[:2], -1) @ weights["out"]) ** 2)
+
+    def weights_and_input(self):
+        generator = np.random.default_rng(4)
+
+        def normal(*shape):
+            return jnp.asarray(generator.normal(size=shape) / 5, "float32")
+
+        weights = {"query": normal(24, 128), "key": normal(24, 64), "value": normal(24, 64), "out": normal(128, 24)}
+        return weights, normal(6, 10, 24)
+
+    @parameterized.named_parameters(
+        ("data_parallel", {}, P("x")),
+        ("tensor_parallel", {"query": P(None, "y"), "key": P(None, "y"), "value": P(None, "y"), "out": P("y")}, P("x")),
+        ("sequence_parallel", {}, P("x", "y")),
+    )
+    def test_gradients_of_weights(self, specs, input_spec):
+        weights, x = self.weights_and_input()
+        mesh = make_mesh(AxisType.Auto)
+        x = jnp.pad(x, ((0, 0), (0, 2), (0, 0)))  # T = 12, divisible by y
+        placed = place(mesh, weights, specs), jax.device_put(x, NamedSharding(mesh, input_spec))
+        gradients = jax.jit(jax.grad(self.loss))(*placed)
+        assert_close(gradients, jax.jit(jax.grad(self.loss))(weights, x), rtol=1e-4, atol=1e-6)
+
+    def test_tensor_parallel_attention_itself_moves_nothing(self):
+        weights, x = self.weights_and_input()
+        mesh = make_mesh(AxisType.Auto)
+        specs = {"query": P(None, "y"), "key": P(None, "y"), "value": P(None, "y"), "out": P("y")}
+        placed = place(mesh, weights, specs), jax.device_put(x, NamedSharding(mesh, P("x")))
+        compiled = jax.jit(self.loss).lower(*placed).compile()
+        assert collectives(compiled) == {"all-reduce"}  # of the last projection, and of the mean
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_grad_of_a_scan_over_checkpointed_layers(self, mode):
+        arguments, specs = make_arguments(), specs_of("x", "y")
+        del arguments["cotangent"]
+
+        def loss(arguments):
+            @jax.checkpoint
+            def layer(x, scale):
+                return x + attend(arguments | {"query": x * scale}), None
+
+            x, _ = jax.lax.scan(layer, arguments["query"], jnp.array([0.3, 0.5, 0.7]))
+            return jnp.mean(x**2)
+
+        _, gradients = compile_and_run(jax.grad(loss), make_mesh(mode), arguments, specs)
+        assert_close(gradients, jax.jit(jax.grad(loss))(arguments))
+
+    def test_a_checkpointed_layer(self):
+        weights, x = self.weights_and_input()
+        mesh = make_mesh(AxisType.Auto)
+        policy = jax.checkpoint_policies.save_only_these_names(*dhp_jax.CHECKPOINT_NAMES)
+        gradient = jax.jit(jax.grad(jax.checkpoint(self.loss, policy=policy)))
+        placed = place(mesh, weights, {}), jax.device_put(x, NamedSharding(mesh, P("x")))
+        assert_close(gradient(*placed), jax.jit(jax.grad(self.loss))(weights, x), rtol=1e-4, atol=1e-6)
+
+
+class ShardMapTest(parameterized.TestCase):
+    """Fully manual: each device calls attention on its own shard."""
+
+    def shard_map(self, function, mesh, arguments, specs, out_specs, **options):
+        in_specs = ({name: specs.get(name, P()) for name in arguments},)
+        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options)
+
+    @parameterized.named_parameters(*cases(MODES, CHECKS, LAYOUTS, {"k8": 8, "k4": 4}))
+    def test_forward_and_gradients_inside(self, mode, check, layout, k):
+        mesh, arguments, specs = make_mesh(mode), make_arguments(k=k), specs_of(*layout, k=k)
+        function = self.shard_map(
+            attend_and_differentiate,
+            mesh,
+            arguments,
+            specs,
+            result_specs(arguments, specs),
+            check_vma=check,
+        )
+        compiled, results = compile_and_run(function, mesh, arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, CHECKS))
+    def test_every_optional_argument(self, mode, check):
+        mesh, arguments, specs = make_mesh(mode), make_arguments(*OPTIONAL), specs_of("x", "y")
+        of_results = P("x", None, "y"), P("x", None, "y")
+        function = self.shard_map(forward, mesh, arguments, specs, of_results, check_vma=check)
+        compiled, results = compile_and_run(function, mesh, arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_forward(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, CHECKS, {"bias": (4, "bias"), "one_key_head": (1,)}))
+    def test_gradients_outside_are_summed_where_an_argument_is_replicated(self, mode, check, arguments_are):
+        k, *names = arguments_are
+        mesh, arguments, specs = make_mesh(mode), make_arguments(*names, k=k), specs_of("x", "y", k=k)
+        call = self.shard_map(forward, mesh, arguments, specs, (specs["query"], P("x", None, "y")), check_vma=check)
+        floats = [name for name in FLOATS if name in arguments]
+
+        def gradients(arguments):
+            def loss(floats):
+                return jnp.sum(call(arguments | floats)[0] * arguments["cotangent"])
+
+            return jax.grad(loss)({name: arguments[name] for name in floats})
+
+        _, results = compile_and_run(gradients, mesh, arguments, specs)
+        expected = run_single(arguments)
+        assert_close(results, {name: expected[f"d_{name}"] for name in floats})
+
+    @parameterized.named_parameters(*cases(MODES, {"bias": (4, "bias"), "one_key_head": (1,)}))
+    def test_gradients_inside_are_summed_where_an_argument_does_not_vary(self, mode, arguments_are):
+        k, *names = arguments_are
+        mesh, arguments, specs = make_mesh(mode), make_arguments(*names, k=k), specs_of("x", "y", k=k)
+        out_specs = result_specs(arguments, specs)
+        function = self.shard_map(attend_and_differentiate, mesh, arguments, specs, out_specs)
+        compiled, results = compile_and_run(function, mesh, arguments, specs)
+        assert collectives(compiled) == {"all-reduce"}
+        assert_close(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_unchecked_gradients_inside_are_those_of_the_shard(self, mode):
+        """JAX sums none there; the caller does."""
+        mesh, arguments, specs = make_mesh(mode), make_arguments(k=1), specs_of("x", "y", k=1)
+
+        def function(arguments):
+            results = attend_and_differentiate(arguments)
+            return results | {name: jax.lax.psum(results[name], "y") for name in ("d_key", "d_value")}
+
+        out_specs = result_specs(arguments, specs)
+        summed = self.shard_map(function, mesh, arguments, specs, out_specs, check_vma=False)
+        assert_close(compile_and_run(summed, mesh, arguments, specs)[1], run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, CHECKS))
+    def test_queries_cut_over_devices_with_whole_keys(self, mode, check):
+        mesh, arguments = make_mesh(mode), make_arguments()
+        specs = {"query": P(None, "x"), "cotangent": P(None, "x")}
+        call = self.shard_map(forward, mesh, arguments, specs, (P(None, "x"), P(None, "x")), check_vma=check)
+
+        def gradients(arguments):
+            def loss(floats):
+                return jnp.sum(call(arguments | floats)[0] * arguments["cotangent"])
+
+            return jax.grad(loss)({name: arguments[name] for name in ("query", "key", "value")})
+
+        _, results = compile_and_run(gradients, mesh, arguments, specs)
+        expected = run_single(arguments)
+        assert_close(results, {name: expected[f"d_{name}"] for name in ("query", "key", "value")})
+
+    @parameterized.named_parameters(*cases(MODES))
+    def test_results_vary_along_the_axes_of_any_argument(self, mode):
+        mesh, arguments = make_mesh(mode), make_arguments(*OPTIONAL)
+        specs = {"mask": P("x"), "bias": P(None, "y")}
+        lengths = {name: arguments[name][:3] for name in LENGTHS}
+        rows = {name: arguments[name][:3, :, :2] for name in ("query", "cotangent")}
+        keys = {name: arguments[name][:3, :, :1] for name in ("key", "value")}
+        arguments = arguments | lengths | rows | keys
+        out_spec = P("x", None, "y")
+        function = self.shard_map(forward, mesh, arguments, specs, (out_spec, out_spec))
+        _, (out, _) = compile_and_run(function, mesh, arguments, specs)
+        out = np.asarray(out)
+        for i, j in itertools.product(range(2), range(4)):
+            own = {"mask": arguments["mask"][3 * i : 3 * i + 3], "bias": arguments["bias"][:, 2 * j : 2 * j + 2]}
+            expected, _ = run_forward(arguments | own)
+            assert_same_bits(out[3 * i : 3 * i + 3, :, 2 * j : 2 * j + 2], expected)
+
+    @parameterized.named_parameters(*cases(MODES, CHECKS))
+    def test_vmap_inside(self, mode, check):
+        mesh, arguments = make_mesh(mode), make_arguments(lead=(5,))
+        specs = {name: P(None, *spec) for name, spec in specs_of("x", "y").items()}
+        out_specs = {name: P(None, *spec) for name, spec in result_specs(arguments, specs_of("x", "y")).items()}
+        function = jax.vmap(attend_and_differentiate)
+        mapped = self.shard_map(function, mesh, arguments, specs, out_specs, check_vma=check)
+        compiled, results = compile_and_run(mapped, mesh, arguments, specs)
+        assert collectives(compiled) == set()
+        assert_same_bits(results, jax.jit(function)(arguments))
+
+    def test_an_empty_batch(self):
+        mesh, specs = make_mesh(AxisType.Auto), specs_of("x", "y")
+        arguments = {name: x[:0] for name, x in make_arguments().items()}
+        out_specs = result_specs(arguments, specs)
+        function = self.shard_map(attend_and_differentiate, mesh, arguments, specs, out_specs)
+        assert jax.jit(function)(arguments)["d_key"].shape == (0, 14, 4, 16)
+
+    def test_vmap_outside(self):
+        mesh, arguments, specs = make_mesh(AxisType.Auto), make_arguments(lead=(5,)), specs_of("x", "y")
+        function = self.shard_map(attend_and_differentiate, mesh, arguments, specs, result_specs(arguments, specs))
+        results = jax.jit(jax.vmap(function))(arguments)
+        assert_same_bits(results, jax.jit(jax.vmap(attend_and_differentiate))(arguments))
+
+
+class PartlyManualTest(parameterized.TestCase):
+    """shard_map over one mesh axis; along the others the compiler shards, or the types do."""
+
+    def function(self, mesh, arguments, manual, *, k=4, check=True):
+        specs = specs_of(*manual, k=k)
+        return jax.shard_map(
+            attend_and_differentiate,
+            mesh=mesh,
+            in_specs=({name: specs[name] for name in arguments},),
+            out_specs=result_specs(arguments, specs),
+            axis_names={name for name in manual if name},
+            check_vma=check,
+        )
+
+    @parameterized.named_parameters(*cases(MODES, MANUAL, CHECKS))
+    def test_batch_and_heads_on_the_two_kinds_of_axes(self, mode, manual, check):
+        mesh, arguments = make_mesh(mode), make_arguments()
+        function = self.function(mesh, arguments, manual, check=check)
+        compiled, results = compile_and_run(function, mesh, arguments, specs_of("x", "y"))
+        assert collectives(compiled) == set()
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, MANUAL, {"k1": 1}), *cases(MODES, {"x": MANUAL["x"]}, {"k2": 2}))
+    def test_fewer_key_heads_than_devices(self, mode, manual, k):
+        mesh, arguments = make_mesh(mode), make_arguments(k=k)
+        function = self.function(mesh, arguments, manual, k=1)
+        _, results = compile_and_run(function, mesh, arguments, specs_of("x", "y", k=1))
+        assert_close(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MODES, MANUAL))
+    def test_a_bias_whose_gradient_is_summed(self, mode, manual):
+        mesh, arguments = make_mesh(mode), make_arguments("bias", "mask")
+        function = self.function(mesh, arguments, manual)
+        _, results = compile_and_run(function, mesh, arguments, specs_of("x", "y"))
+        assert_close(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MANUAL))
+    def test_a_sharded_sequence_is_gathered(self, manual):
+        mesh, arguments = make_mesh(AxisType.Auto), make_arguments(t=12, s=20)
+        (other,) = {"x", "y"} - set(manual)
+        whole = {name: P(None, other) for name in ("query", "key", "value", "cotangent")}
+        compiled, results = compile_and_run(self.function(mesh, arguments, manual), mesh, arguments, whole)
+        assert "all-gather" in collectives(compiled)
+        assert_same_bits(results, run_single(arguments))
+
+    @parameterized.named_parameters(*cases(MANUAL))
+    def test_nested_until_every_axis_is_manual(self, outer):
+        mesh, arguments = make_mesh(AxisType.Auto), make_arguments()
+        (inner,) = (layout for layout in MANUAL.values() if layout != outer)
+
+        def outer_shard(arguments):
+            return self.function(None, arguments, inner)(arguments)
+
+        specs = specs_of(*outer)
+        function = jax.shard_map(
+            outer_shard,
+            mesh=mesh,
+            in_specs=({name: specs[name] for name in arguments},),
+            out_specs=result_specs(arguments, specs),
+            axis_names={name for name in outer if name},
+        )
+        assert_same_bits(compile_and_run(function, mesh, arguments, {})[1], run_single(arguments))
+
+    def test_two_axes_of_one_size_that_are_not_manual(self):
+        """JAX tells the callback sizes of shards but no mesh axes there; those of batch and heads look alike."""
+        mesh, arguments = make_mesh(AxisType.Auto, (2, 2, 2), ("x", "y", "z")), make_arguments()
+        function = self.function(mesh, arguments, MANUAL["y"])
+        _, results = compile_and_run(function, mesh, arguments, specs_of("x", ("y", "z")))
+        assert_same_bits(results, run_single(arguments))
+
+
+class CheckerTest(parameterized.TestCase):
+    """The checks above can fail."""
+
+    @parameterized.named_parameters(
+        ("all_reduce", lambda x: jax.lax.psum(x, "x"), {"all-reduce"}),
+        ("all_gather", lambda x: jax.lax.all_gather(x, "x", tiled=True), {"all-gather"}),
+        ("all_to_all", lambda x: jax.lax.all_to_all(x, "x", 0, 0, tiled=True), {"all-to-all"}),
+        ("permute", lambda x: jax.lax.ppermute(x, "x", [(0, 1), (1, 0)]), {"collective-permute"}),
+        ("reduce_scatter", lambda x: jax.lax.psum_scatter(x, "x", tiled=True), {"reduce-scatter"}),
+        ("none", lambda x: x * x, set()),
+    )
+    def test_communication_is_seen(self, function, kinds):
+        mesh = make_mesh(AxisType.Auto)
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=P("x"), out_specs=P("x"), check_vma=False)
+        assert collectives(jax.jit(mapped).lower(jnp.zeros((8, 6))).compile()) == kinds
+
+    def test_a_program_of_eight_devices_holds_the_native_call(self):
+        arguments, specs = make_arguments(), specs_of("x", "y")
+        compiled, _ = compile_and_run(forward, make_mesh(AxisType.Auto), arguments, specs)
+        assert native_calls(compiled.as_text()) == ["fwd"]
