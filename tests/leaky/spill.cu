@@ -1,5 +1,5 @@
-// A control of the build: 64 values that live at once in the 32 registers that 2048 threads leave each other. ptxas
-// must spill them, and the build must refuse that (CMakeLists.txt).
+// A control of the build: 64 values that live at once in the 32 registers that 2048 threads leave each other.
+// ptxas must spill them, and the build must refuse that (CMakeLists.txt).
 
 constexpr int kValues = 64;
 
