@@ -78,6 +78,9 @@ def dot_product_attention(
       * Memory is O(T + S); nothing of size T x S is made, save operands passed at that size.
       * With sequence lengths, non-finite values past a length change no valid row, forward or backward.
       * float32 subnormals count as 0.
+      * Keys that the causal or window structure hides from a whole tile of queries are not read, so a NaN in their
+        value rows reaches fewer rows than in jax.nn.
+      * A key whose score is -inf (under an infinite query, say) gets a zero gradient; jax.nn gives NaN.
 
     Under ``jax.vmap`` an argument that is not mapped is not copied. Under sharded ``jax.jit``, batch and heads stay
     sharded; a sharded sequence is gathered. Under ``jax.checkpoint``, the policy

@@ -226,7 +226,7 @@ def _static_scale(scale: Any, channels: int) -> float:
         return 1.0 / math.sqrt(max(channels, 1))
     try:
         return float(scale)
-    except (TypeError, jax.errors.ConcretizationTypeError) as error:
+    except (TypeError, ValueError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
             f"dot_product_attention: scale is {scale!r}; it is public and must be a number known while tracing. "
             "Multiply the query instead."
@@ -236,7 +236,7 @@ def _static_scale(scale: Any, channels: int) -> float:
 def _static_bool(is_causal: Any) -> bool:
     try:
         return bool(is_causal)
-    except (TypeError, jax.errors.ConcretizationTypeError) as error:
+    except (TypeError, ValueError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
             f"dot_product_attention: is_causal is {is_causal!r}; it is public and must be a bool known while "
             "tracing. Pass a causal pattern that is secret as mask."

@@ -132,41 +132,49 @@ class LogSumExpTest(parameterized.TestCase):
         assert lse.shape == (3, 97, 4)
 
 
+def _planned_bytes(function, length, **shapes):
+    """What XLA plans for temporaries and results of a call of about `length` queries and keys."""
+    shapes = {"query": (2, length, 4, 8), "key": (2, length + 1, 2, 8), "value": (2, length + 1, 2, 8)} | shapes
+    inputs = {
+        name: jax.ShapeDtypeStruct(shape, np.bool_ if name == "mask" else np.float32) for name, shape in shapes.items()
+    }
+    memory = jax.jit(function).lower(inputs).compile().memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def _gradients_of(attention):
+    def gradients(inputs):
+        floating = {name: array for name, array in inputs.items() if name in cases.FLOATING}
+        return jax.grad(lambda floating: attention(**(inputs | floating)).sum())(floating)
+
+    return gradients
+
+
 class MemoryTest(parameterized.TestCase):
-    """Difference 3: nothing of size T x S, in bytes that XLA plans for temporaries and results."""
-
-    def _bytes(self, function, length, **arrays):
-        shapes = {
-            "query": (2, length, 4, 8),
-            "key": (2, length + 1, 2, 8),
-            "value": (2, length + 1, 2, 8),
-        } | {name: tuple(shape) for name, shape in arrays.items()}
-        dtypes = {"mask": np.bool_}
-        inputs = {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, np.float32)) for name, shape in shapes.items()}
-        memory = jax.jit(function).lower(inputs).compile().memory_analysis()
-        return memory.temp_size_in_bytes + memory.output_size_in_bytes
-
-    def _assert_linear(self, function, make_arrays):
-        once, twice = (self._bytes(function, length, **make_arrays(length)) for length in (2000, 4000))
-        assert twice < 2.1 * once
+    """Difference 3: nothing of size T x S."""
 
     def test_forward_is_linear_in_length(self):
-        self._assert_linear(lambda inputs: dhp_jax.dot_product_attention(**inputs), lambda length: {})
+        def forward(inputs):
+            return dhp_jax.dot_product_attention(**inputs)
+
+        assert _planned_bytes(forward, 4000) < 2.1 * _planned_bytes(forward, 2000)
 
     def test_backward_is_linear_in_length(self):
-        def gradients(inputs):
-            return jax.grad(lambda inputs: dhp_jax.dot_product_attention(**inputs).sum())(inputs)
-
-        self._assert_linear(gradients, lambda length: {})
+        backward = _gradients_of(dhp_jax.dot_product_attention)
+        assert _planned_bytes(backward, 4000) < 2.1 * _planned_bytes(backward, 2000)
 
     def test_bias_and_mask_are_never_expanded(self):
-        def gradients(inputs, mask):
-            return jax.grad(lambda inputs: dhp_jax.dot_product_attention(**inputs, mask=mask).sum())(inputs)
-
-        self._assert_linear(
-            lambda inputs: gradients(inputs, inputs.pop("mask")),
-            lambda length: {"bias": (1, 4, 1, length + 1), "mask": (2, 1, length, 1)},
+        backward = _gradients_of(dhp_jax.dot_product_attention)
+        once, twice = (
+            _planned_bytes(backward, length, bias=(1, 4, 1, length + 1), mask=(2, 1, length, 1))
+            for length in (2000, 4000)
         )
+        assert twice < 2.1 * once
+
+    def test_jax_nn_is_not_linear(self):
+        """The control: this measure tells an array of size T x S."""
+        backward = _gradients_of(jax.nn.dot_product_attention)
+        assert _planned_bytes(backward, 4000) > 3 * _planned_bytes(backward, 2000)
 
 
 _LENGTHS = {
@@ -202,8 +210,8 @@ class PastLengthTest(parameterized.TestCase):
         for name, gradient in _backward(self._changed(value) | _LENGTHS, d_out).items():
             np.testing.assert_array_equal(gradient, expected[name])
 
-    @parameterized.product(value=_NOT_FINITE, name=("attention_bwd", "attention_bwd_bias"))
-    def test_cotangent_of_log_sum_exp_changes_no_bit(self, value, name):
+    @parameterized.product(value=_NOT_FINITE, backward=("attention_bwd", "attention_bwd_bias"))
+    def test_cotangent_of_log_sum_exp_changes_no_bit(self, value, backward):
         inputs = _inputs(_BIAS_CASE) | _LENGTHS
         options = spec.AttentionSpec.from_arguments(
             spec.Arguments(**inputs), scale=None, is_causal=False, local_window_size=None
@@ -213,7 +221,8 @@ class PastLengthTest(parameterized.TestCase):
         d_lse = cases.make_cotangents(_CASE, "float32")[1]
 
         def gradients(d_lse):
-            return primitive.call_native(name, options, [*operands, out, *statistics, _d_out()[None], d_lse[None]])[:-1]
+            cotangents = (_d_out()[None], d_lse[None])
+            return primitive.call_native(backward, options, [*operands, out, *statistics, *cotangents])[:-1]
 
         expected = gradients(d_lse)
         d_lse[_PAST_QUERY_LENGTH] = value

@@ -45,6 +45,16 @@ class ForwardTest(parameterized.TestCase):
         is_alive = np.isfinite(lse)
         cases.assert_close(out[is_alive], expected[is_alive].astype(np.float64), 2 * cases.tolerance("out", dtype))
 
+    @parameterized.parameters(("bfloat16", 2.0**-7), ("float16", 2.0**-10))
+    def test_result_between_two_numbers_rounds_to_the_even_one(self, dtype, unit):
+        query, key = np.zeros((1, 1, 8)), np.zeros((2, 1, 8))
+        for lower, even in ((0, 0), (1, 2)):  # in units above 1; the mean with the next number is a tie
+            value = np.full((2, 1, 8), 1 + lower * unit)
+            value[1] += unit
+            arrays = [jnp.asarray(array, dtype) for array in (query, key, value)]
+            out = np.asarray(dhp_jax.dot_product_attention(*arrays), np.float64)
+            np.testing.assert_array_equal(out, 1 + even * unit)
+
 
 class ArgumentFormTest(parameterized.TestCase):
     """What jax.nn accepts besides the full form."""
