@@ -44,8 +44,8 @@ inline Vec ct_exp(Vec x) {
   return ct_select(underflows, Vec{}, from_bits(bits(p) + exponent));
 }
 
-// 1 / x for a normal x > 0, within 2 units in the last place, exact for powers of 2; NaN stays NaN. The start value comes from
-// negating the exponent (error 12 %); each Newton step squares the error.
+// 1 / x for a normal x > 0, within 2 units in the last place, exact for powers of 2; NaN stays NaN. The start
+// value comes from negating the exponent (error 12 %); each Newton step squares the error.
 inline Vec ct_reciprocal(Vec x) {
   Vec y = from_bits(splat_int(0x7EF311C7) - bits(x));
   for (int step = 0; step < 4; ++step) y = y + y * (1.0f - x * y);
