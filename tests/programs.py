@@ -5,6 +5,7 @@ Axis letters: V and W mapped, B batch, T query position, S key position, N query
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Any
@@ -135,3 +136,33 @@ def copied_shapes(text: str) -> list[tuple[int, ...]]:
 def collectives(compiled: Any) -> set[str]:
     """The kinds of communication between devices in a compiled program."""
     return set(_COLLECTIVE.findall(compiled.as_text()))
+
+
+V, W = 6, 9  # sizes of mapped axes; with B, T, S, N, K, D = 3, 5, 7, 4, 2, 8 no two are equal
+GROUPS = ("query", "key", "value", "bias", "mask", "lengths", "cotangent")
+
+run_single = jax.jit(attend_and_differentiate)
+
+
+def subsets(names):
+    return [chosen for size in range(len(names) + 1) for chosen in itertools.combinations(names, size)]
+
+
+def expand_lengths(groups):
+    """The names of the arguments in some GROUPS; the two lengths go together, to halve the number of subsets."""
+    return {name for group in groups for name in (LENGTHS if group == "lengths" else (group,))}
+
+
+def arguments_for(maps):
+    """Arguments whose leading axes are those of the `maps`, (size, mapped groups) outermost first, that map them."""
+    full = with_cotangent(arrays(lead=tuple(size for size, _ in maps)))
+
+    def cut(name, array):
+        index = tuple(slice(None) if name in expand_lengths(groups) else 0 for _, groups in maps)
+        return array[index]
+
+    return {name: cut(name, array) for name, array in full.items()}
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
