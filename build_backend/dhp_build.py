@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 import re
 import shutil
 import subprocess
-import sysconfig
 
 from scikit_build_core import build as _build
 from scikit_build_core.build import *  # noqa: F403  # the hooks that need nothing of ours
@@ -62,5 +62,23 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 def _point_cmake_to_nvcc() -> None:
     if not wants_cuda():
         return
-    from_wheels = pathlib.Path(sysconfig.get_path("purelib"), "nvidia", f"cu{CUDA_MAJOR}", "bin", "nvcc")
-    os.environ["CUDACXX"] = machine_nvcc() or str(from_wheels)
+    nvcc = machine_nvcc()
+    if nvcc is None:
+        toolkit = wheel_toolkit()
+        nvcc = str(toolkit / "bin" / "nvcc")
+        # nvcc looks for its libraries in lib64; the wheels put them in lib, where the host compiler must be sent.
+        paths = [str(toolkit / "lib"), os.environ.get("LIBRARY_PATH", "")]
+        os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    os.environ["CUDACXX"] = nvcc
+
+
+def wheel_toolkit() -> pathlib.Path:
+    """The folder of the wheels that get_requires_for_build_wheel asked for."""
+    for folder in importlib.util.find_spec("nvidia").submodule_search_locations:
+        toolkit = pathlib.Path(folder, f"cu{CUDA_MAJOR}")
+        if (toolkit / "bin" / "nvcc").exists():
+            return toolkit
+    raise RuntimeError(
+        "dhp_jax: no nvcc was found beside the build requirements; build with pip's build isolation, or set CUDACXX to "
+        f"an nvcc of CUDA {CUDA_MAJOR}."
+    )
