@@ -1,5 +1,6 @@
-// Backward attention on the CPU. With P = exp(score - log-sum-exp), dP = d_out . value and dS = P (dP -
-// delta):
+// Backward attention on the CPU.
+//
+// With P = exp(score - log-sum-exp), dP = d_out . value and dS = P (dP - delta):
 //
 //   d_query = scale * dS key       one task is one block of query rows, over the key blocks it sees
 //   d_key   = scale * dS^T query   one task is one block of keys, over the rows that see it, group included
