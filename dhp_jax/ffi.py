@@ -36,8 +36,11 @@ def native() -> Any:
     try:
         module = importlib.import_module("dhp_jax._native")
     except ImportError as error:
+        folder = pathlib.Path(__file__).parent
+        in_sources = (folder.parent / "CMakeLists.txt").exists()
+        remedy = f"Python took dhp_jax from the source tree {folder}; run from another folder. " if in_sources else ""
         raise ImportError(
-            f"dhp_jax: the compiled module dhp_jax._native does not load ({error}). {_REINSTALL}"
+            f"dhp_jax: the compiled module dhp_jax._native does not load ({error}). {remedy}{_REINSTALL}"
         ) from error
     check_ffi_version(module.FFI_API_VERSION, installed_ffi_version())
     return module

@@ -1,5 +1,6 @@
 """Every error says what came, the rule, and the way out."""
 
+import pathlib
 import sys
 import types
 
@@ -287,6 +288,14 @@ class TestInstallationMessages:
         with pytest.raises(ImportError) as raised:
             ffi.native.__wrapped__()
         _assert_says(str(raised.value), "compiled module dhp_jax._native does not load", "Reinstall it from source")
+
+    def test_compiled_module_is_missing_because_the_source_tree_hides_the_installed_package(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "dhp_jax._native", None)
+        sources = pathlib.Path(__file__).parent.parent / "dhp_jax"
+        monkeypatch.setattr(ffi, "__file__", str(sources / "ffi.py"))
+        with pytest.raises(ImportError) as raised:
+            ffi.native.__wrapped__()
+        _assert_says(str(raised.value), f"source tree {sources}", "run from another folder")
 
 
 _NATIVE_QUERY, _NATIVE_KEY = _QUERY[None], _KEY[None]

@@ -82,8 +82,13 @@ bool run_plan(const Plan& plan, const void* params, const ThreadLender& lender) 
   for (const Phase& phase : plan.phases) {
     if (phase.num_tasks == 0) continue;
     auto loop = std::make_shared<TaskLoop>(phase, params, scratch.get(), plan.scratch_floats);
-    for (int64_t i = 1; i < std::min(num_threads, phase.num_tasks); ++i)
-      lender.schedule([loop, i] { loop->run_as_helper(i); });
+    try {
+      for (int64_t i = 1; i < std::min(num_threads, phase.num_tasks); ++i)
+        lender.schedule([loop, i] { loop->run_as_helper(i); });
+    } catch (const std::bad_alloc&) {
+      // No memory to ask for more helpers: those that came, and the caller, do the work. Leaving now would
+      // take the scratch away from under them.
+    }
     loop->run_as_caller();
   }
   return true;
