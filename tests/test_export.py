@@ -134,7 +134,7 @@ class FreshProcessTest(parameterized.TestCase):
             program, inputs, results = (pathlib.Path(folder, name) for name in ("program", "in.npz", "out.npz"))
             program.write_bytes(export(attend_and_differentiate, arguments).serialize())
             np.savez(inputs, **arguments)
-            command = [sys.executable, "-c", RUN_EXPORTED.format(register=register), program, inputs, results]
+            command = [sys.executable, "-P", "-c", RUN_EXPORTED.format(register=register), program, inputs, results]
             process = subprocess.run(command, capture_output=True, text=True, check=False)
             with np.load(results) if results.exists() else contextlib.nullcontext({}) as saved:
                 return process, list(saved.values()), jax.tree.leaves(run_single(arguments))

@@ -125,7 +125,7 @@ def cuda_syntax(source):
 
 def imports_jax_at_run_time(statement):
     program = f"{statement}\nimport sys\nprint('jax' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     return result.stdout.strip() == "True"
 
 
