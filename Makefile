@@ -10,8 +10,8 @@ JAX ?=
 DEMO_FLAGS ?=
 
 BIN := $(VENV)/bin
-EXTRAS := test,examples$(if $(wildcard /proc/driver/nvidia/version),$(comma)cuda13)
 comma := ,
+EXTRAS := test,examples$(if $(wildcard /proc/driver/nvidia/version),$(comma)cuda13)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cuda dhp_jax -type f -not -path '*/__pycache__/*')
 CPP_SOURCES := $(shell find cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 PY_SOURCES := build_backend dhp_jax tests examples
