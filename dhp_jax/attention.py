@@ -68,8 +68,9 @@ def dot_product_attention(
     Raises:
       TypeError: an array has a wrong dtype, an option is not known while tracing, or an argument is unknown.
       ValueError: shapes do not fit each other.
-      NotImplementedError: a second or a forward-mode derivative is taken, or the program is lowered for another
-        platform than CPU and CUDA, or for CUDA by an installation without CUDA kernels.
+      NotImplementedError: a second or a forward-mode derivative is taken (forward mode under jit raises JAX's own
+        TypeError), or the program is lowered for another platform than CPU and CUDA, or for CUDA by an installation
+        without CUDA kernels.
 
     Differences from ``jax.nn.dot_product_attention``:
       * A row in which no key takes part (by mask, lengths, window, or a bias of -inf) gives 0, log-sum-exp -inf and

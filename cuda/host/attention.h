@@ -15,7 +15,8 @@ struct ThreadLender {
   std::function<void(std::function<void()>)> schedule;
 };
 
-// Each returns false where memory for scratch ran out, before anything was written.
+// Each returns false where memory for scratch ran out, before anything was written; a later shortage throws
+// std::bad_alloc.
 bool host_attention_fwd(const ForwardParams& params, const ThreadLender& threads);
 bool host_attention_bwd(const BackwardParams& params, const ThreadLender& threads);
 bool host_attention_bwd_bias(const BiasBackwardParams& params, const ThreadLender& threads);
