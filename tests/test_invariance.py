@@ -29,8 +29,10 @@ from programs import (
     with_cotangent,
 )
 
-# Several blocks of the CPU kernels (96 rows by 64 keys) along every axis, and a remainder.
+# Several blocks of the CPU kernels (128 rows by 64 keys) along every axis, and a remainder; and few rows against many
+# keys, which they split.
 SIZES = {"b": 5, "t": 131, "s": 197, "n": 6, "k": 2, "d": 24}
+FEW_ROWS = {"t": 2, "s": 1100}
 DTYPES = ("float32", "bfloat16", "float16")
 NUM_CALLS = 64
 TIMEOUT_S = 240
@@ -45,9 +47,10 @@ def make_arguments(*names, **sizes):
 def save_results(path):
     """Child process: results in every dtype, and the number of threads that XLA's pool has."""
     results = {
-        f"{dtype}_{name}": np.asarray(x).view(np.uint8)
+        f"{dtype}_{sizes.get('t', 'many')}_{name}": np.asarray(x).view(np.uint8)
         for dtype in DTYPES
-        for name, x in run_single(make_arguments("bias", "mask", *LENGTHS, dtype=dtype)).items()
+        for sizes in ({}, FEW_ROWS)
+        for name, x in run_single(make_arguments("bias", "mask", *LENGTHS, dtype=dtype, **sizes)).items()
     }
     names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
     np.savez(path, num_threads=names.count("tf_XLAEigen"), **results)
@@ -132,13 +135,15 @@ class RepetitionTest(parameterized.TestCase):
 class NeighbourTest(parameterized.TestCase):
     """What else is computed in the same call: the batch around an element, the heads around a head."""
 
+    CHANGED_SIZES = {}  # noqa: RUF012
+
     # Arguments and results of which an element of the batch has a part of its own, and their batch axis.
     OWN = ("query", "key", "value", "mask", "cotangent", *LENGTHS)
     GROUP = SIZES["n"] // SIZES["k"]  # query heads that share a key/value head
 
     def setUp(self):
         super().setUp()
-        self.arguments = make_arguments("bias", "mask", *LENGTHS)
+        self.arguments = make_arguments("bias", "mask", *LENGTHS, **self.CHANGED_SIZES)
         self.results = self.run_without_bias_gradient(self.arguments)
 
     def run_without_bias_gradient(self, arguments, **options):
@@ -210,6 +215,12 @@ class NeighbourTest(parameterized.TestCase):
         spoiled = self.run_without_bias_gradient(self.arguments | {"value": self.arguments["value"].at[1].add(1.0)})
         changed = [i for i in range(SIZES["b"]) if spoiled["out"][i].tobytes() != self.results["out"][i].tobytes()]
         assert changed == [1]
+
+
+class NeighbourOfFewRowsTest(NeighbourTest):
+    """The same of a token or two against a cache."""
+
+    CHANGED_SIZES = FEW_ROWS
 
 
 FLUSH = 1 << 15 | 1 << 6  # in MXCSR: flush results to zero, take operands as zero

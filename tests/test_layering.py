@@ -32,7 +32,7 @@ WITHOUT_JAX = ("__init__", "reference", "verify")
 FLOORS = {"ffi": 4, "launch": 3, "host": 3, "kernels": 2, "device": 1, "params.h": 0}
 ROOMS_WITH_CUDA = ("launch", "kernels", "device")
 
-C_HEADERS = ("stdint.h", "xmmintrin.h", "immintrin.h")
+C_HEADERS = ("sched.h", "stdint.h", "xmmintrin.h", "immintrin.h")
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)

@@ -16,8 +16,8 @@ namespace {
 // One phase under way. Lent threads share it with the caller, and may look at it after the caller has gone.
 class TaskLoop {
  public:
-  TaskLoop(const Phase& phase, const void* params, float* scratch, int64_t scratch_floats)
-      : phase_(phase), params_(params), scratch_(scratch), scratch_floats_(scratch_floats) {}
+  TaskLoop(const Phase& phase, const void* params, const TaskMemory& memory, int64_t scratch_floats)
+      : phase_(phase), params_(params), memory_(memory), scratch_floats_(scratch_floats) {}
 
   // The caller takes tasks like everybody else, then waits for those already begun. It never waits for a
   // thread that has not started: when many calls run at once, the threads they were promised are in these
@@ -43,14 +43,14 @@ class TaskLoop {
  private:
   void take_tasks(int64_t thread_index) {
     const FlushDenormals flush;
-    float* scratch = scratch_ + thread_index * scratch_floats_;
+    const TaskMemory memory{memory_.scratch + thread_index * scratch_floats_, memory_.workspace};
     for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < phase_.num_tasks;)
-      phase_.run(params_, task, scratch);
+      phase_.run(params_, task, memory);
   }
 
   const Phase phase_;
   const void* const params_;
-  float* const scratch_;
+  const TaskMemory memory_;  // scratch of the first thread
   const int64_t scratch_floats_;
   std::atomic<int64_t> next_{0};
   std::mutex mutex_;
@@ -60,16 +60,16 @@ class TaskLoop {
 };
 
 // Aligned to a cache line, so that no vector crosses two.
-constexpr std::align_val_t kScratchAlignment{64};
+constexpr std::align_val_t kAlignment{64};
 
-struct FreeScratch {
-  void operator()(float* scratch) const { operator delete[](scratch, kScratchAlignment); }
+struct FreeFloats {
+  void operator()(float* floats) const { operator delete[](floats, kAlignment); }
 };
-using Scratch = std::unique_ptr<float, FreeScratch>;
+using Floats = std::unique_ptr<float, FreeFloats>;
 
-Scratch allocate_scratch(int64_t floats) {
-  return Scratch(static_cast<float*>(operator new[](static_cast<size_t>(floats) * sizeof(float),
-                                                    kScratchAlignment, std::nothrow)));
+Floats allocate_floats(int64_t count) {
+  return Floats(static_cast<float*>(operator new[](static_cast<size_t>(count) * sizeof(float), kAlignment,
+                                                   std::nothrow)));
 }
 
 bool run_plan(const Plan& plan, const void* params, const ThreadLender& lender) {
@@ -77,11 +77,13 @@ bool run_plan(const Plan& plan, const void* params, const ThreadLender& lender) 
   for (const Phase& phase : plan.phases) most_tasks = std::max(most_tasks, phase.num_tasks);
   if (most_tasks == 0) return true;
   const int64_t num_threads = std::clamp<int64_t>(lender.num_threads, 1, most_tasks);
-  const Scratch scratch = allocate_scratch(num_threads * plan.scratch_floats);
-  if (!scratch) return false;
+  const Floats scratch = allocate_floats(num_threads * plan.scratch_floats);
+  const Floats workspace = allocate_floats(plan.workspace_floats);
+  if (!scratch || !workspace) return false;
   for (const Phase& phase : plan.phases) {
     if (phase.num_tasks == 0) continue;
-    auto loop = std::make_shared<TaskLoop>(phase, params, scratch.get(), plan.scratch_floats);
+    auto loop = std::make_shared<TaskLoop>(phase, params, TaskMemory{scratch.get(), workspace.get()},
+                                           plan.scratch_floats);
     try {
       for (int64_t i = 1; i < std::min(num_threads, phase.num_tasks); ++i)
         lender.schedule([loop, i] { loop->run_as_helper(i); });

@@ -47,32 +47,38 @@ inline BiasTask bias_task(const BiasBackwardParams& params, int64_t task) {
   return work;
 }
 
-// Adds dS of one batch, head and tile to sum [kBlockRows, kBlockKeys].
+// Adds dS of one batch, head and tile to sum [keys, rows].
 inline void add_score_gradient(const Problem& problem, const Cotangents& cotangents, const RowBlock& rows,
                                const KeyBlock& keys, BackwardScratch& s, float* sum) {
-  load_query_rows(problem, problem.query, rows, s.query);
-  load_query_rows(problem, cotangents.d_out, rows, s.d_out);
-  load_keys_and_values(problem, keys, s);
-  compute_score_gradients(problem, cotangents, rows, keys, s);
-  for (int64_t i = 0; i < rows.count * kBlockKeys; i += kWidth)
-    store(sum + i, load(sum + i) + load(s.d_scores + i));
+  load_rows(problem, cotangents, rows, s);
+  load_key_rows(problem, problem.key, keys, s.key);
+  load_key_rows(problem, problem.value, keys, s.value);
+  compute_score_gradients(problem, rows, keys, s);
+  for (int64_t i = 0; i < rows.lanes(); i += kWidth) {
+    const IntVec is_row =
+        lane_index() < static_cast<int32_t>(rows.count - i);  // a lane past them holds anything
+    for (int64_t j = 0; j < keys.count; ++j) {
+      float* line = sum + j * kLaneStride + i;
+      store(line, load(line) + ct_select(is_row, load(s.d_scores + j * kLaneStride + i), Vec{}));
+    }
+  }
 }
 
-// Adds up what the bias shares: all rows into the first, all keys into the first of their row.
+// Adds up what the bias shares: all keys into the first line, all rows into the first of their line.
 inline void reduce_shared(const Shape& bias, float* sum) {
-  if (bias.T == 1)
-    for (int64_t i = 1; i < kBlockRows; ++i)
-      for (int64_t j = 0; j < kBlockKeys; j += kWidth)
-        store(sum + j, load(sum + j) + load(sum + i * kBlockKeys + j));
   if (bias.S == 1)
-    for (int64_t i = 0; i < kBlockRows; ++i) {
+    for (int64_t j = 1; j < kBlockKeys; ++j)
+      for (int64_t i = 0; i < kBlockRows; i += kWidth)
+        store(sum + i, load(sum + i) + load(sum + j * kLaneStride + i));
+  if (bias.T == 1)
+    for (int64_t j = 0; j < kBlockKeys; ++j) {
       Vec row{};
-      for (int64_t j = 0; j < kBlockKeys; j += kWidth) row += load(sum + i * kBlockKeys + j);
-      sum[i * kBlockKeys] = sum_lanes(row);
+      for (int64_t i = 0; i < kBlockRows; i += kWidth) row += load(sum + j * kLaneStride + i);
+      sum[j * kLaneStride] = sum_lanes(row);
     }
 }
 
-inline void store_bias_gradient(const BiasBackwardParams& params, const BiasTask& work, const float* sum) {
+inline void store_bias_gradient(const BiasBackwardParams& params, const BiasTask& work, const float* by_row) {
   const Shape& bias = params.bias_shape;
   const int64_t first_t = bias.T == 1 ? 0 : work.row_blocks.first * kBlockRows;
   const int64_t first_s = bias.S == 1 ? 0 : work.key_blocks.first * kBlockKeys;
@@ -82,7 +88,7 @@ inline void store_bias_gradient(const BiasBackwardParams& params, const BiasTask
     auto* target = static_cast<typename Type::Storage*>(params.d_bias.data);
     for (int64_t i = 0; i < rows; ++i)
       store_row<Type>(
-          sum + i * kBlockKeys, splat(1.0f), keys,
+          by_row + i * kBlockKeys, keys,
           target + row_offset(params.d_bias, work.v, work.first_b, work.first_n, first_t + i) + first_s);
   });
 }
@@ -93,8 +99,8 @@ inline void bias_gradient_task(const BiasBackwardParams& params, const Cotangent
   const Shape& shape = problem.shape;
   const BiasTask work = bias_task(params, task);
   BackwardScratch s = carve_backward(scratch);
-  float* sum = s.sum_a;  // [kBlockRows, kBlockKeys]
-  fill(sum, kBlockRows * kBlockKeys, 0.0f);
+  float* sum = s.d_query;  // [keys, rows]; no task of this kernel has a use for d_query
+  fill(sum, kScoreTile, 0.0f);
   for (int64_t row_block = work.row_blocks.first; row_block < work.row_blocks.last; ++row_block) {
     const int64_t first = row_block * kBlockRows, count = min(kBlockRows, shape.T - first);
     const BlockRange visible = visible_key_blocks(problem, {work.v, 0, 0, 1, first, count});
@@ -107,7 +113,8 @@ inline void bias_gradient_task(const BiasBackwardParams& params, const Cotangent
         }
   }
   reduce_shared(params.bias_shape, sum);
-  store_bias_gradient(params, work, sum);
+  transpose(kBlockKeys, kBlockRows, sum, kLaneStride, s.score.by_row, kBlockKeys);
+  store_bias_gradient(params, work, s.score.by_row);
 }
 
 }  // namespace dhp::DHP_ISA

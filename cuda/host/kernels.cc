@@ -4,7 +4,7 @@
 
 #include "host/attention_bwd.h"
 #include "host/attention_bwd_bias.h"
-#include "host/attention_fwd.h"
+#include "host/attention_fwd_split.h"
 
 #define DHP_STRING_(x) #x
 #define DHP_STRING(x) DHP_STRING_(x)
@@ -17,52 +17,69 @@ Cotangents cotangents(const Params& p) {
 }
 
 template <typename Params>
-void run_delta(const void* params, int64_t task, float* scratch) {
+void run_delta(const void* params, int64_t task, const TaskMemory& memory) {
   const Params& p = *static_cast<const Params*>(params);
-  delta_task(p.problem, cotangents(p), task, scratch);
+  delta_task(p.problem, cotangents(p), task, memory.scratch);
 }
 
-void run_forward(const void* params, int64_t task, float* scratch) {
-  attention_fwd_task(*static_cast<const ForwardParams*>(params), task, scratch);
+void run_forward(const void* params, int64_t task, const TaskMemory& memory) {
+  attention_fwd_task(*static_cast<const ForwardParams*>(params), task, memory.scratch);
 }
 
-void run_query_gradient(const void* params, int64_t task, float* scratch) {
+void run_forward_split(const void* params, int64_t task, const TaskMemory& memory) {
+  attention_fwd_split_task(*static_cast<const ForwardParams*>(params), task, memory);
+}
+
+void run_forward_merge(const void* params, int64_t task, const TaskMemory& memory) {
+  attention_fwd_merge_task(*static_cast<const ForwardParams*>(params), task, memory);
+}
+
+void run_clear_turns(const void* params, int64_t, const TaskMemory& memory) {
+  clear_turns(static_cast<const BackwardParams*>(params)->problem.shape, memory.workspace);
+}
+
+void run_backward(const void* params, int64_t task, const TaskMemory& memory) {
   const BackwardParams& p = *static_cast<const BackwardParams*>(params);
-  query_gradient_task(p, cotangents(p), task, scratch);
+  attention_bwd_task(p, cotangents(p), task, memory.scratch, memory.workspace);
 }
 
-void run_key_value_gradient(const void* params, int64_t task, float* scratch) {
-  const BackwardParams& p = *static_cast<const BackwardParams*>(params);
-  key_value_gradient_task(p, cotangents(p), task, scratch);
+void run_store_key_gradients(const void* params, int64_t task, const TaskMemory& memory) {
+  store_key_gradients_task(*static_cast<const BackwardParams*>(params), task, memory.workspace);
 }
 
-void run_bias_gradient(const void* params, int64_t task, float* scratch) {
+void run_bias_gradient(const void* params, int64_t task, const TaskMemory& memory) {
   const BiasBackwardParams& p = *static_cast<const BiasBackwardParams*>(params);
-  bias_gradient_task(p, cotangents(p), task, scratch);
+  bias_gradient_task(p, cotangents(p), task, memory.scratch);
 }
-
-int64_t num_heads(const Shape& shape) { return shape.V * shape.B * shape.K; }
 
 Plan plan_forward(const ForwardParams& p) {
   const Shape& shape = p.problem.shape;
-  return {{{num_heads(shape) * num_row_blocks(shape), run_forward}}, forward_scratch_floats()};
+  if (has_few_rows(shape))
+    return {
+        {{num_heads(shape) * num_splits(shape), run_forward_split}, {num_heads(shape), run_forward_merge}},
+        split_scratch_floats(),
+        split_workspace_floats(shape)};
+  return {{{num_heads(shape) * num_row_blocks(shape), run_forward}}, forward_scratch_floats(), 0};
 }
 
 Plan plan_backward(const BackwardParams& p) {
   const Shape& shape = p.problem.shape;
   const int64_t row_tasks = num_heads(shape) * num_row_blocks(shape);
   const int64_t key_tasks = num_heads(shape) * num_key_blocks(shape);
-  return {{{row_tasks, run_delta<BackwardParams>},
-           {row_tasks, run_query_gradient},
-           {key_tasks, run_key_value_gradient}},
-          backward_scratch_floats()};
+  return {{{1, run_clear_turns},
+           {row_tasks, run_delta<BackwardParams>},
+           {row_tasks, run_backward},
+           {key_tasks, run_store_key_gradients}},
+          backward_scratch_floats(),
+          key_sum_floats(shape)};
 }
 
 Plan plan_bias_backward(const BiasBackwardParams& p) {
   const Shape& shape = p.problem.shape;
   return {{{num_heads(shape) * num_row_blocks(shape), run_delta<BiasBackwardParams>},
            {num_bias_tasks(p), run_bias_gradient}},
-          backward_scratch_floats()};
+          backward_scratch_floats(),
+          0};
 }
 
 extern const HostKernels kernels;

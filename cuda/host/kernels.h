@@ -8,18 +8,24 @@
 
 namespace dhp {
 
-// A loop of independent tasks. `run` may be called from any thread, once for each task in [0, num_tasks),
-// with scratch of its own.
+// Memory of a task: scratch belongs to the thread, the workspace to the call.
+struct TaskMemory {
+  float *scratch, *workspace;
+};
+
+// A loop of tasks. `run` may be called from any thread, once for each task in [0, num_tasks). Tasks must
+// begin in the order of their numbers: one may wait for another of a lower number.
 struct Phase {
   int64_t num_tasks = 0;
-  void (*run)(const void* params, int64_t task, float* scratch) = nullptr;
+  void (*run)(const void* params, int64_t task, const TaskMemory& memory) = nullptr;
 };
 
 // The phases of one call, in order; each waits for the one before.
 struct Plan {
-  static constexpr int kMaxPhases = 3;
+  static constexpr int kMaxPhases = 4;
   Phase phases[kMaxPhases];
-  int64_t scratch_floats = 0;  // for each thread
+  int64_t scratch_floats = 0;    // for each thread
+  int64_t workspace_floats = 0;  // for all threads together
 };
 
 struct HostKernels {

@@ -52,10 +52,44 @@ inline float sum_lanes(Vec value) {
   return sum;
 }
 
-inline float max_lanes(Vec value) {
-  float max = value[0];
-  for (int i = 1; i < kWidth; ++i) max = value[i] > max ? value[i] : max;
-  return max;
+template <int... kLanes>
+struct Lanes {};
+template <int kCount, int... kLanes>
+struct CountLanes : CountLanes<kCount - 1, kCount - 1, kLanes...> {};
+template <int... kLanes>
+struct CountLanes<0, kLanes...> {
+  using Type = Lanes<kLanes...>;
+};
+
+// Lanes of a and b by number: 0 to kWidth - 1 are those of a, the next kWidth those of b.
+template <int... kPicked>
+inline Vec pick_lanes(Vec a, Vec b, Lanes<kPicked...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, kPicked...);
+#else
+  return __builtin_shuffle(a, b, IntVec{kPicked...});
+#endif
 }
+
+// Of rows a and b, swaps the blocks of kStep lanes that lie across the diagonal of each 2 x 2 such blocks.
+template <int kStep, int... kLanes>
+inline void swap_across_diagonal(Vec& a, Vec& b, Lanes<kLanes...>) {
+  const Vec first = pick_lanes(a, b, Lanes<(kLanes & kStep ? kLanes - kStep + kWidth : kLanes)...>{});
+  b = pick_lanes(a, b, Lanes<(kLanes & kStep ? kLanes + kWidth : kLanes + kStep)...>{});
+  a = first;
+}
+
+template <int kStep>
+inline void transpose_blocks(Vec (&rows)[kWidth]) {
+  if constexpr (kStep < kWidth) {
+    for (int i = 0; i < kWidth; ++i)
+      if (!(i & kStep))
+        swap_across_diagonal<kStep>(rows[i], rows[i + kStep], typename CountLanes<kWidth>::Type{});
+    transpose_blocks<2 * kStep>(rows);
+  }
+}
+
+// rows[i][j] -> rows[j][i]
+inline void transpose_square(Vec (&rows)[kWidth]) { transpose_blocks<1>(rows); }
 
 }  // namespace dhp::DHP_ISA

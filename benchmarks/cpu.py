@@ -1,0 +1,209 @@
+"""Attention on the CPU beside `jax.nn.dot_product_attention`, in one process: `python benchmarks/cpu.py`.
+
+Each case is timed in rounds that alternate between the two, after one call of each to warm up; the table gives medians
+of the rounds, the distance between their quartiles, and the ratio. Above it stands what this process gets out of a
+matmul, and below it the memory that one call takes beyond its arguments and results, seen by a fresh process.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import dhp_jax
+
+_ROUNDS = flags.DEFINE_integer("rounds", 21, "Rounds of each case; every round times both implementations once.", 3)
+_OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
+_ONLY = flags.DEFINE_string("only", "", "Run the cases whose name contains this.")
+_MEMORY_OF = flags.DEFINE_string("memory_of", None, "Print the extra memory of one case, in bytes, and stop.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One call: sizes by axis letter, and what is computed."""
+
+    name: str
+    dtype: str
+    gradient: bool = False
+    is_causal: bool = False
+    b: int = 1
+    t: int = 2048
+    s: int = 2048
+    n: int = 8
+    k: int = 8
+    d: int = 64
+
+    def arguments(self) -> list[jax.Array]:
+        """query, key, value and, for a gradient, the cotangent of out; standard normal."""
+        shapes = [(self.b, self.t, self.n, self.d), *[(self.b, self.s, self.k, self.d)] * 2]
+        shapes += [shapes[0]] * self.gradient
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        return [jax.random.normal(key, shape, self.dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+    def program(self, attention):
+        """The jitted function of `arguments()` that is timed."""
+
+        def forward(query, key, value):
+            return attention(query, key, value, is_causal=self.is_causal)
+
+        def forward_and_backward(query, key, value, d_out):
+            out, pullback = jax.vjp(forward, query, key, value)
+            return out, pullback(d_out)
+
+        return jax.jit(forward_and_backward if self.gradient else forward)
+
+
+def _cases():
+    for dtype in ("float32", "bfloat16", "float16"):
+        for is_causal in (False, True):
+            for gradient in (False, True):
+                parts = (dtype, "causal" if is_causal else "full", "fwd+bwd" if gradient else "fwd")
+                yield Case(" ".join(parts), dtype, gradient, is_causal)
+    for dtype in ("float32", "bfloat16"):
+        yield Case(f"{dtype} decode T=1 S=4096", dtype, t=1, s=4096)
+        yield Case(f"{dtype} decode T=1 S=4096 N=32 K=8 D=128", dtype, t=1, s=4096, n=32, d=128)
+    yield Case("float32 D=128 full fwd", "float32", d=128)
+    yield Case("float32 D=128 full fwd+bwd", "float32", gradient=True, d=128)
+    yield Case("float32 S=512 B=8 full fwd", "float32", b=8, t=512, s=512)
+    yield Case("float32 S=512 B=8 full fwd+bwd", "float32", gradient=True, b=8, t=512, s=512)
+
+
+CASES = {case.name: case for case in _cases()}
+
+
+def time_call_ms(program, arguments) -> float:
+    """Wall-clock time of one call, results ready."""
+    start = time.perf_counter()
+    jax.block_until_ready(program(*arguments))
+    return 1e3 * (time.perf_counter() - start)
+
+
+def compare(case: Case, rounds: int) -> dict:
+    """Times of one case: ours and those of jax.nn, in alternation."""
+    arguments = case.arguments()
+    programs = {
+        "dhp_jax": case.program(dhp_jax.dot_product_attention),
+        "jax.nn": case.program(jax.nn.dot_product_attention),
+    }
+    for program in programs.values():
+        time_call_ms(program, arguments)
+    times = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            times[name].append(time_call_ms(program, arguments))
+    figures = {"case": dataclasses.asdict(case)}
+    for name, values in times.items():
+        lower, median, upper = statistics.quantiles(values, n=4)
+        figures[name] = {"median_ms": median, "quartile_distance_ms": upper - lower}
+    return figures | {"ratio": figures["jax.nn"]["median_ms"] / figures["dhp_jax"]["median_ms"]}
+
+
+def matmul_gflops(size: int = 2048, rounds: int = 9) -> float:
+    """What jax's own float32 matmul reaches in this process; median."""
+    x = jax.random.normal(jax.random.key(0), (size, size))
+    program = jax.jit(jnp.matmul)
+    times = [time_call_ms(program, (x, x)) for _ in range(rounds + 1)][1:]
+    return 2e-6 * size**3 / statistics.median(times)
+
+
+def _status_bytes(field: str) -> int:
+    """A figure of this process from the kernel, such as VmRSS."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"/proc/self/status has no field {field!r}; extra memory is measured on Linux only.")
+
+
+def extra_memory_bytes(case: Case) -> int:
+    """Peak of resident memory during the first call of a compiled program, less what was there and the results."""
+    arguments = jax.block_until_ready(case.arguments())
+    program = case.program(dhp_jax.dot_product_attention).lower(*arguments).compile()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
+    before = _status_bytes("VmRSS")
+    results = jax.block_until_ready(program(*arguments))
+    return _status_bytes("VmHWM") - before - sum(x.nbytes for x in jax.tree.leaves(results))
+
+
+def extra_memory_in_child(case: Case) -> int:
+    """`extra_memory_bytes` in a process that has run nothing else."""
+    command = [sys.executable, __file__, "--memory_of", case.name]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _processor() -> str:
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def provenance() -> dict:
+    """Where and with what the figures were measured."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "host_isa": dhp_jax.build_info()["host_isa"],
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jax.lib.__version__,
+        "numpy": np.__version__,
+        "matmul_gflops": matmul_gflops(),
+    }
+
+
+def _print_row(figures: dict) -> None:
+    ours, theirs = figures["dhp_jax"], figures["jax.nn"]
+    print(
+        f"| {figures['case']['name']} | {ours['median_ms']:.2f} (+-{ours['quartile_distance_ms'] / 2:.2f}) "
+        f"| {theirs['median_ms']:.2f} (+-{theirs['quartile_distance_ms'] / 2:.2f}) | {figures['ratio']:.2f} |",
+        flush=True,
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints the table, and writes it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if _MEMORY_OF.value is not None:
+        print(extra_memory_bytes(CASES[_MEMORY_OF.value]))
+        return
+    report = provenance()
+    print(
+        ", ".join(
+            f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in report.items()
+        )
+    )
+    print("\n| case | dhp_jax ms | jax.nn ms | times faster |\n|---|--:|--:|--:|")
+    cases = [case for name, case in CASES.items() if _ONLY.value in name]
+    report["times"] = []
+    for case in cases:
+        report["times"].append(compare(case, _ROUNDS.value))
+        _print_row(report["times"][-1])
+    report["extra_memory_bytes"] = {case.name: extra_memory_in_child(case) for case in cases if case.t == case.s}
+    for name, extra in report["extra_memory_bytes"].items():
+        print(f"extra memory of {name}: {extra / 2**20:.1f} MiB")
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    app.run(main)
