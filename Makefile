@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Each makes .venv, installs the package into it, and runs.
+# Two commands: `make demo` and `make test`. Each makes .venv, installs the package into it, and runs. `make docs` builds
+# the documentation into out/docs.
 #
 #   PYTHON=python3.13   the interpreter .venv is made from (3.11 or newer)
 #   JAX=0.9.2           a release of jax to install instead of the newest
@@ -11,12 +12,12 @@ DEMO_FLAGS ?=
 
 BIN := $(VENV)/bin
 comma := ,
-EXTRAS := test,examples$(if $(wildcard /proc/driver/nvidia/version),$(comma)cuda13)
+EXTRAS := test,examples,docs$(if $(wildcard /proc/driver/nvidia/version),$(comma)cuda13)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cuda dhp_jax -type f -not -path '*/__pycache__/*')
 CPP_SOURCES := $(shell find cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
-PY_SOURCES := build_backend dhp_jax tests examples
+PY_SOURCES := benchmarks build_backend dhp_jax docs examples tests
 
-.PHONY: demo test test-gpu lint types format wheel clean
+.PHONY: demo test test-gpu docs lint types format wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/flax_transformer.py $(DEMO_FLAGS)
@@ -26,6 +27,9 @@ test: lint types
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu
+
+docs: $(VENV)/installed
+	$(BIN)/python -P -m sphinx -q -W --keep-going docs out/docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(PY_SOURCES)

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dhp_jax import flax as flax
     from dhp_jax.attention import dot_product_attention as dot_product_attention
     from dhp_jax.ffi import DISABLE_EXPORT_CHECKS as DISABLE_EXPORT_CHECKS
     from dhp_jax.ffi import build_info as build_info
@@ -33,6 +34,8 @@ __all__ = ["CHECKPOINT_NAMES", "DISABLE_EXPORT_CHECKS", "AttentionSpec", "build_
 
 
 def __getattr__(name: str) -> Any:
+    if name == "flax":  # not in __all__: a star import must not hide the real flax
+        return importlib.import_module("dhp_jax.flax")
     if name not in _HOME:
         raise AttributeError(f"module 'dhp_jax' has no attribute {name!r}; it has {', '.join(__all__)}.")
     value = getattr(importlib.import_module(_HOME[name]), name)

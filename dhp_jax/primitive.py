@@ -32,7 +32,7 @@ CHECKPOINT_NAMES = ("dhp_attention_out", "dhp_attention_row_max", "dhp_attention
 
 NO_DERIVATIVE = (
     "dhp_jax.dot_product_attention has one reverse-mode derivative (jax.grad, jax.vjp); this program takes forward "
-    "mode (jax.jvp, jax.jacfwd, jax.linearize) or a second derivative (jax.hessian, jax.grad of jax.grad). Use "
+    "mode (jax.jvp, jax.jacfwd) or a second derivative (jax.hessian, jax.grad of jax.grad). Use "
     "jax.nn.dot_product_attention there: it has them, and is not constant-time."
 )
 

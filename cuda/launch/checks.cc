@@ -89,9 +89,8 @@ std::string gpu_objection(int major, int minor) {
     case 90: return {};
   }
   return "the GPU has compute capability " + text(major) + "." + text(minor) +
-         "; the library holds machine code for sm_80 (runs on 8.0, 8.6 and 8.9) and sm_90a (9.0), and no PTX "
-         "on "
-         "purpose, so that what runs is what was proved. Use one of these GPUs, or the CPU.";
+         "; the library holds machine code for sm_80 (runs on 8.0, 8.6 and 8.9) and sm_90a (9.0), and no "
+         "PTX, on purpose, so that what runs is what was checked. Use one of these GPUs, or the CPU.";
 }
 
 }  // namespace dhp
