@@ -43,7 +43,8 @@ class TaskLoop {
  private:
   void take_tasks(int64_t thread_index) {
     const FlushDenormals flush;
-    const TaskMemory memory{memory_.scratch + thread_index * scratch_floats_, memory_.workspace};
+    const TaskMemory memory{memory_.scratch + thread_index * scratch_floats_, memory_.workspace,
+                            memory_.turns};
     for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < phase_.num_tasks;)
       phase_.run(params_, task, memory);
   }
@@ -79,11 +80,13 @@ bool run_plan(const Plan& plan, const void* params, const ThreadLender& lender) 
   const int64_t num_threads = std::clamp<int64_t>(lender.num_threads, 1, most_tasks);
   const Floats scratch = allocate_floats(num_threads * plan.scratch_floats);
   const Floats workspace = allocate_floats(plan.workspace_floats);
-  if (!scratch || !workspace) return false;
+  const std::unique_ptr<int32_t[]> turns(new (std::nothrow)
+                                             int32_t[static_cast<size_t>(plan.num_turns)]());  // zeros
+  if (!scratch || !workspace || !turns) return false;
   for (const Phase& phase : plan.phases) {
     if (phase.num_tasks == 0) continue;
-    auto loop = std::make_shared<TaskLoop>(phase, params, TaskMemory{scratch.get(), workspace.get()},
-                                           plan.scratch_floats);
+    auto loop = std::make_shared<TaskLoop>(
+        phase, params, TaskMemory{scratch.get(), workspace.get(), turns.get()}, plan.scratch_floats);
     try {
       for (int64_t i = 1; i < std::min(num_threads, phase.num_tasks); ++i)
         lender.schedule([loop, i] { loop->run_as_helper(i); });

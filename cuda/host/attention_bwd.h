@@ -12,6 +12,7 @@
 #pragma once
 
 #include "host/attention_fwd.h"
+#include "host/kernels.h"
 #include "host/turns.h"
 
 namespace dhp::DHP_ISA {
@@ -88,7 +89,7 @@ inline void load_rows(const Problem& problem, const Cotangents& cotangents, cons
   }
   for (int64_t i = 0; i < lanes; i += kWidth) {  // an empty row: P = exp(-inf) = 0
     const Vec log_sum = load(s.log_sum + i);
-    store(s.log_sum + i, ct_select(log_sum == splat(-kInfinity), splat(kInfinity), log_sum));
+    store(s.log_sum + i, ct_select(ct_equal(log_sum, splat(-kInfinity)), splat(kInfinity), log_sum));
   }
 }
 
@@ -103,32 +104,30 @@ inline void compute_score_gradients(const Problem& problem, const RowBlock& rows
     for (int64_t i = 0; i < lanes; i += kWidth) {
       float *prob = s.probs + j * kLaneStride + i, *d_score = s.d_scores + j * kLaneStride + i;
       const Vec score = load(prob), exponent = (score - load(s.row_max + i)) - load(s.log_sum + i);
-      const Vec p = ct_exp(ct_select(exponent > Vec{}, Vec{}, exponent));  // rounding may lift P above 1
+      const Vec p =
+          ct_exp(ct_select(ct_less(Vec{}, exponent), Vec{}, exponent));  // rounding may lift P above 1
       store(prob, p);
       const Vec gradient = p * (load(d_score) - load(s.delta + i));
-      store(d_score, ct_select(score == splat(-kInfinity), Vec{}, gradient));
+      store(d_score, ct_select(ct_equal(score, splat(-kInfinity)), Vec{}, gradient));
     }
 }
 
 // Sums of the gradients of key and value, float32, shared by all tasks of a call.
 struct KeySums {
   float *d_key, *d_value;  // by row, [V, B, K, S, Dp]
-  int32_t* turns;          // [V, B, K, key blocks]
 };
 
 inline int64_t key_sum_floats(const Shape& shape) {
-  return num_heads(shape) * (2 * shape.S * padded_channels(shape) + num_key_blocks(shape));
+  return num_heads(shape) * 2 * shape.S * padded_channels(shape);
 }
 
 inline KeySums carve_key_sums(const Shape& shape, float* workspace) {
   const int64_t floats = num_heads(shape) * shape.S * padded_channels(shape);
-  return {workspace, workspace + floats, reinterpret_cast<int32_t*>(workspace + 2 * floats)};
+  return {workspace, workspace + floats};
 }
 
-inline void clear_turns(const Shape& shape, float* workspace) {
-  const KeySums sums = carve_key_sums(shape, workspace);
-  for (int64_t i = 0; i < num_heads(shape) * num_key_blocks(shape); ++i) sums.turns[i] = 0;
-}
+// Turns: [V, B, K, key blocks].
+inline int64_t num_turns(const Shape& shape) { return num_heads(shape) * num_key_blocks(shape); }
 
 // Adds P^T d_out and dS^T query of one tile to the sums over row blocks.
 template <Start kStart>
@@ -139,12 +138,12 @@ inline void add_to_keys(const RowBlock& rows, const KeyBlock& keys, int64_t ld, 
 }
 
 inline void add_to_keys_in_turn(const Problem& problem, const RowBlock& rows, const KeyBlock& keys,
-                                const BackwardScratch& s, const KeySums& sums) {
+                                const BackwardScratch& s, const KeySums& sums, int32_t* turns) {
   const Shape& shape = problem.shape;
   const int64_t ld = padded_channels(shape), head = (keys.v * shape.B + keys.b) * shape.K + keys.head;
   const int64_t first_float = (head * shape.S + keys.first_key) * ld;
   float *d_key = sums.d_key + first_float, *d_value = sums.d_value + first_float;
-  int32_t* turn = sums.turns + head * num_key_blocks(shape) + keys.first_key / kBlockKeys;
+  int32_t* turn = turns + head * num_key_blocks(shape) + keys.first_key / kBlockKeys;
   const int64_t last_row_block = visible_row_blocks(problem, keys).last - 1;
   const int32_t mine = static_cast<int32_t>(last_row_block - rows.first_row / kBlockRows);
   await_turn(turn, mine);
@@ -156,12 +155,12 @@ inline void add_to_keys_in_turn(const Problem& problem, const RowBlock& rows, co
 }
 
 inline void attention_bwd_task(const BackwardParams& params, const Cotangents& cotangents, int64_t task,
-                               float* scratch, float* workspace) {
+                               const TaskMemory& memory) {
   const Problem& problem = params.problem;
   const RowBlock rows = row_block_of_task(problem.shape, task);
   const int64_t ld = padded_channels(problem.shape), channels = problem.shape.D;
-  const KeySums sums = carve_key_sums(problem.shape, workspace);
-  BackwardScratch s = carve_backward(scratch);
+  const KeySums sums = carve_key_sums(problem.shape, memory.workspace);
+  BackwardScratch s = carve_backward(memory.scratch);
   load_rows(problem, cotangents, rows, s);
   fill(s.d_query, ld * kLaneStride, 0.0f);
   const BlockRange blocks = visible_key_blocks(problem, rows);
@@ -172,7 +171,7 @@ inline void attention_bwd_task(const BackwardParams& params, const Cotangents& c
     compute_score_gradients(problem, rows, keys, s);
     matmul<Start::kAccumulate>(channels, rows.lanes(), keys.count, {s.key, 1, ld}, s.d_scores, kLaneStride,
                                s.d_query, kLaneStride);
-    add_to_keys_in_turn(problem, rows, keys, s, sums);
+    add_to_keys_in_turn(problem, rows, keys, s, sums, memory.turns);
   }
   for (int64_t i = 0; i < channels * kLaneStride; i += kWidth)
     store(s.d_query + i, load(s.d_query + i) * problem.scale);

@@ -105,7 +105,7 @@ inline void rescale_out(int64_t lanes, int64_t channels, SoftmaxState& state) {
 inline void normalise(int64_t lanes, int64_t channels, SoftmaxState& state) {
   for (int64_t i = 0; i < lanes; i += kWidth) {
     const Vec sum = load(state.sum + i);
-    const IntVec empty = sum == Vec{};
+    const IntVec empty = ct_equal(sum, Vec{});
     const Vec factor = ct_select(empty, Vec{}, ct_reciprocal(sum));
     store(state.sum + i, ct_select(empty, splat(-kInfinity), ct_log(sum)));
     for (int64_t d = 0; d < channels; ++d) {

@@ -35,7 +35,7 @@ struct BFloat16 {
   static void store(uint16_t* target, Vec value) {  // to nearest, ties to even
     const IntVec v = bits(value);
     const IntVec rounded = ((v + 0x7FFF + ((v >> 16) & 1)) >> 16) & 0xFFFF;
-    store_half_bits(target, select_bits(value != value, splat_int(0x7FC0), rounded));
+    store_half_bits(target, select_bits(ct_is_nan(value), splat_int(0x7FC0), rounded));
   }
 };
 
@@ -48,17 +48,17 @@ struct Float16 {
     const IntVec special = (magnitude << 13) | kInfinityBits;
     // A half subnormal is magnitude * 2^-24, a normal float32: flush-to-zero does not touch it.
     const IntVec subnormal = bits(to_float(magnitude) * 0x1p-24f);
-    const IntVec finite = select_bits(magnitude < 0x0400, subnormal, normal);
-    return from_bits(sign | select_bits(magnitude >= 0x7C00, special, finite));
+    const IntVec finite = select_bits(ct_less(magnitude, splat_int(0x0400)), subnormal, normal);
+    return from_bits(sign | select_bits(ct_less(magnitude, splat_int(0x7C00)), finite, special));
   }
   static void store(uint16_t* target, Vec value) {  // to nearest, ties to even
     const IntVec v = bits(value), sign = (v >> 16) & 0x8000, magnitude = v & 0x7FFFFFFF;
     const IntVec normal = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
     // Adding 0.5 puts the unit of the last place at 2^-24, that of a half subnormal; the adder rounds.
     const IntVec subnormal = bits(from_bits(magnitude) + 0.5f) - bits(splat(0.5f));
-    IntVec half = select_bits(magnitude < ((127 - 14) << 23), subnormal, normal);
-    half = select_bits(from_bits(magnitude) >= splat(65520.0f), splat_int(0x7C00), half);
-    half = select_bits(value != value, splat_int(0x7E00), half);
+    IntVec half = select_bits(ct_less(magnitude, splat_int((127 - 14) << 23)), subnormal, normal);
+    half = select_bits(ct_less(from_bits(magnitude), splat(65520.0f)), half, splat_int(0x7C00));
+    half = select_bits(ct_is_nan(value), splat_int(0x7E00), half);
     store_half_bits(target, sign | half);
   }
 };

@@ -20,14 +20,14 @@ inline Vec ct_select(IntVec condition, Vec yes, Vec no) {
 }
 
 // NaN in `value` is ignored here; it reaches the result through the exponential of the same score.
-inline Vec ct_max(Vec value, Vec current) { return ct_select(value > current, value, current); }
+inline Vec ct_max(Vec value, Vec current) { return ct_select(ct_less(current, value), value, current); }
 
 // e^x for x <= 0, within 1.2 units in the last place; 0 below -87.3; NaN stays NaN.
 // x = n ln2 + r with |r| <= ln2 / 2; e^r by its Taylor series to r^7 / 7!, 2^n through the exponent bits.
 inline Vec ct_exp(Vec x) {
   constexpr float kUnderflow = -87.3f;   // e^x is not a normal float below -87.33
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const IntVec underflows = x < splat(kUnderflow);
+  const IntVec underflows = ct_less(x, splat(kUnderflow));
   const Vec clamped = ct_select(underflows, splat(kUnderflow), x);
   const Vec rounded = clamped * 1.44269504088896341f + kRound;
   const Vec n = rounded - kRound;
@@ -67,7 +67,7 @@ inline Vec ct_log(Vec x) {
   p = p * u2 + 2.0f / 3;
   p = p * u2 + 2.0f;
   const Vec log = p * u + to_float(n) * 0.693147180559945309f;
-  return ct_select(x != x, x, log);  // the exponent arithmetic above loses a NaN
+  return ct_select(ct_is_nan(x), x, log);  // the exponent arithmetic above loses a NaN
 }
 
 }  // namespace dhp::DHP_ISA

@@ -34,13 +34,9 @@ void run_forward_merge(const void* params, int64_t task, const TaskMemory& memor
   attention_fwd_merge_task(*static_cast<const ForwardParams*>(params), task, memory);
 }
 
-void run_clear_turns(const void* params, int64_t, const TaskMemory& memory) {
-  clear_turns(static_cast<const BackwardParams*>(params)->problem.shape, memory.workspace);
-}
-
 void run_backward(const void* params, int64_t task, const TaskMemory& memory) {
   const BackwardParams& p = *static_cast<const BackwardParams*>(params);
-  attention_bwd_task(p, cotangents(p), task, memory.scratch, memory.workspace);
+  attention_bwd_task(p, cotangents(p), task, memory);
 }
 
 void run_store_key_gradients(const void* params, int64_t task, const TaskMemory& memory) {
@@ -58,20 +54,21 @@ Plan plan_forward(const ForwardParams& p) {
     return {
         {{num_heads(shape) * num_splits(shape), run_forward_split}, {num_heads(shape), run_forward_merge}},
         split_scratch_floats(),
-        split_workspace_floats(shape)};
-  return {{{num_heads(shape) * num_row_blocks(shape), run_forward}}, forward_scratch_floats(), 0};
+        split_workspace_floats(shape),
+        0};
+  return {{{num_heads(shape) * num_row_blocks(shape), run_forward}}, forward_scratch_floats(), 0, 0};
 }
 
 Plan plan_backward(const BackwardParams& p) {
   const Shape& shape = p.problem.shape;
   const int64_t row_tasks = num_heads(shape) * num_row_blocks(shape);
   const int64_t key_tasks = num_heads(shape) * num_key_blocks(shape);
-  return {{{1, run_clear_turns},
-           {row_tasks, run_delta<BackwardParams>},
+  return {{{row_tasks, run_delta<BackwardParams>},
            {row_tasks, run_backward},
            {key_tasks, run_store_key_gradients}},
           backward_scratch_floats(),
-          key_sum_floats(shape)};
+          key_sum_floats(shape),
+          num_turns(shape)};
 }
 
 Plan plan_bias_backward(const BiasBackwardParams& p) {
@@ -79,6 +76,7 @@ Plan plan_bias_backward(const BiasBackwardParams& p) {
   return {{{num_heads(shape) * num_row_blocks(shape), run_delta<BiasBackwardParams>},
            {num_bias_tasks(p), run_bias_gradient}},
           backward_scratch_floats(),
+          0,
           0};
 }
 

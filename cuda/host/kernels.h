@@ -8,9 +8,11 @@
 
 namespace dhp {
 
-// Memory of a task: scratch belongs to the thread, the workspace to the call.
+// Memory of a task: scratch belongs to the thread, workspace and turns to the call. What scratch and
+// workspace hold is secret; turns are public, since they count tasks (turns.h), and 0 when a call begins.
 struct TaskMemory {
   float *scratch, *workspace;
+  int32_t* turns;
 };
 
 // A loop of tasks. `run` may be called from any thread, once for each task in [0, num_tasks). Tasks must
@@ -22,10 +24,11 @@ struct Phase {
 
 // The phases of one call, in order; each waits for the one before.
 struct Plan {
-  static constexpr int kMaxPhases = 4;
+  static constexpr int kMaxPhases = 3;
   Phase phases[kMaxPhases];
   int64_t scratch_floats = 0;    // for each thread
   int64_t workspace_floats = 0;  // for all threads together
+  int64_t num_turns = 0;         // likewise
 };
 
 struct HostKernels {

@@ -21,13 +21,13 @@ inline Vec load_bias(const typename Type::Storage* source, int64_t stride, int64
 
 // Lanes -1 where the mask lets the key take part.
 inline IntVec load_mask(const uint8_t* source, int64_t stride, int64_t count) {
-  if (stride == 0) return splat_int(*source) != 0;
+  if (stride == 0) return ~ct_equal(splat_int(*source), IntVec{});
   uint8_t padded[kWidth] = {};
   if (count < kWidth) {
     for (int64_t i = 0; i < count; ++i) padded[i] = source[i];
     source = padded;
   }
-  return __builtin_convertvector(*reinterpret_cast<const ByteVec*>(source), IntVec) != 0;
+  return ~ct_equal(__builtin_convertvector(*reinterpret_cast<const ByteVec*>(source), IntVec), IntVec{});
 }
 
 template <typename Pointer>
@@ -123,7 +123,8 @@ inline void apply_band_and_lengths(const Problem& problem, const RowBlock& rows,
     const IntVec key_valid = before_length(problem.key_value_lengths, rows.v, rows.b, key);
     float* line = scores + j * kLaneStride;
     for (int64_t i = 0; i < rows.lanes(); i += kWidth) {
-      const IntVec seen = (s >= bits(load(scratch.first_key + i))) & (s <= bits(load(scratch.last_key + i)));
+      const IntVec seen =
+          ~ct_less(s, bits(load(scratch.first_key + i))) & ~ct_less(bits(load(scratch.last_key + i)), s);
       const IntVec valid = seen & key_valid & bits(load(scratch.valid + i));
       store(line + i, ct_select(valid, load(line + i), splat(-kInfinity)));
     }

@@ -8,6 +8,10 @@
 
 #include <stdint.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #ifndef DHP_ISA
 #error "compile host kernels with -DDHP_ISA=<namespace of this instruction set>"
 #endif
@@ -45,6 +49,33 @@ inline IntVec lane_index() {
   for (int i = 0; i < kWidth; ++i) lanes[i] = i;
   return lanes;
 }
+
+// Comparisons, lane by lane: -1 where they hold, else 0.
+//
+// AVX-512 compares into mask registers. The compiler must not see that the lanes come from one: it would let
+// the mask govern the load of what is selected, and a secret mask on memory is an access that depends on a
+// secret.
+#if defined(__AVX512F__)
+inline IntVec lanes_of(__mmask16 mask) {
+  IntVec lanes;
+  __asm__("vpmovm2d %1, %0" : "=v"(lanes) : "Yk"(mask));
+  return lanes;
+}
+inline IntVec ct_less(Vec a, Vec b) { return lanes_of(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)); }
+inline IntVec ct_equal(Vec a, Vec b) { return lanes_of(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)); }
+inline IntVec ct_less(IntVec a, IntVec b) {
+  return lanes_of(_mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b));
+}
+inline IntVec ct_equal(IntVec a, IntVec b) {
+  return lanes_of(_mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b));
+}
+#else
+inline IntVec ct_less(Vec a, Vec b) { return a < b; }
+inline IntVec ct_equal(Vec a, Vec b) { return a == b; }
+inline IntVec ct_less(IntVec a, IntVec b) { return a < b; }
+inline IntVec ct_equal(IntVec a, IntVec b) { return a == b; }
+#endif
+inline IntVec ct_is_nan(Vec value) { return ~ct_equal(value, value); }
 
 inline float sum_lanes(Vec value) {
   float sum = 0.0f;

@@ -91,7 +91,7 @@ inline KeyBlock key_block(const Shape& shape, const RowBlock& rows, int64_t inde
 inline IntVec before_length(const Lengths& lengths, int64_t v, int64_t b, int64_t position) {
   if (!lengths.data) return splat_int(-1);
   const int32_t length = lengths.data[v * lengths.stride_v + b * lengths.stride_b];
-  return splat_int(static_cast<int32_t>(position)) < splat_int(length);
+  return ct_less(splat_int(static_cast<int32_t>(position)), splat_int(length));
 }
 
 // One row of D values to `target` [Dp]; all zeros where `keep` is 0. Channels past D are 0.
