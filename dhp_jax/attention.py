@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from dhp_jax import partition
 from dhp_jax.primitive import CHECKPOINT_NAMES, NO_DERIVATIVE, call_native
-from dhp_jax.spec import Arguments, AttentionSpec, Options
+from dhp_jax.spec import Arguments, AttentionSpec, Options, as_array, shown, static_bool
 
 _CHANNEL_MULTIPLE = 8  # the native code takes channels in multiples of this
 
@@ -50,10 +51,10 @@ def dot_product_attention(
       query: float32, bfloat16 or float16 [B, T, N, D] or [T, N, D]; secret.
       key: same dtype, [B, S, K, D] or [S, K, D]; secret.
       value: same dtype and shape as `key`; secret.
-      bias: floating point, broadcastable to [B, N, T, S]; added to the scaled scores; secret. Never expanded in
-        memory.
+      bias: one of these dtypes or float64, broadcastable to [B, N, T, S]; added to the scaled scores; secret. Never
+        expanded in memory.
       mask: bool, broadcastable to [B, N, T, S]; True where a key takes part; secret. Never expanded in memory.
-      scale: factor on the dot products; default 1 / sqrt(D); a number, public.
+      scale: factor on the dot products; default 1 / sqrt(D); a number, finite in float32, public.
       is_causal: query t sees keys s <= t (aligned top-left, also where T != S); public.
       query_seq_lengths: integer [B]; rows t at or past it give 0; secret. Any value is legal.
       key_value_seq_lengths: integer [B]; keys at or past it take no part; secret. Any value is legal.
@@ -66,8 +67,8 @@ def dot_product_attention(
       float32 [B, T, N] or [T, N], natural logarithm; no gradient passes through it.
 
     Raises:
-      TypeError: an array has a wrong dtype, an option is not known while tracing, or an argument is unknown.
-      ValueError: shapes do not fit each other.
+      TypeError: an argument has a wrong type or dtype, an option is not known while tracing, or an argument is unknown.
+      ValueError: shapes do not fit each other, or `scale` is not finite.
       NotImplementedError: a second or a forward-mode derivative is taken (forward mode under jit raises JAX's own
         TypeError), or the program is lowered for another platform than CPU and CUDA, or for CUDA by an installation
         without CUDA kernels.
@@ -81,22 +82,28 @@ def dot_product_attention(
       * float32 subnormals count as 0.
       * Keys that the causal or window structure hides from a whole tile of queries are not read, so a NaN in their
         value rows reaches fewer rows than in jax.nn.
-      * A key whose score is -inf (under an infinite query, say) gets a zero gradient; jax.nn gives NaN.
+      * A score of -inf has a zero gradient also in a row that an infinite query makes NaN; jax.nn gives NaN.
+      * Refused here, taken by jax.nn: query, key and value with less than 3 axes, of an integer, complex or float64
+        dtype, with D = 0 or D > 256, or with a length above 2**31 - 1025; a bias that is not floating point; a bias or
+        mask of several keys where S = 1; a `scale` that is not finite, is traced or has axes; a window of floats or in
+        an array; a flag that is not a bool, such as None or the text "False"; symbolic sizes other than B.
+      * Taken here, refused by jax.nn: lengths of any integer dtype, windows of any integer dtype and size.
 
     Under ``jax.vmap`` an argument that is not mapped is not copied. Under sharded ``jax.jit``, batch and heads stay
     sharded; a sharded sequence is gathered. Under ``jax.checkpoint``, the policy
     ``save_only_these_names(*dhp_jax.CHECKPOINT_NAMES)`` keeps the backward pass from running the forward again.
     """
     _refuse_unknown(unsupported)
-    query = jnp.asarray(query)
+    query = as_array("query", query)
     arguments = _normalise(query, key, value, bias, mask, query_seq_lengths, key_value_seq_lengths)
     spec = AttentionSpec.from_arguments(
         arguments, scale=scale, is_causal=is_causal, local_window_size=local_window_size
     )
+    with_residual = static_bool("return_residual", return_residual, "Leave it out, or close over it.")
     with _explained_forward_mode():
         out, lse = _attention(spec.options, _vary_alike(_gather_sequences(_pad_channels(arguments))))
     out = out[..., : spec.channels].reshape(query.shape)
-    if not return_residual:
+    if not with_residual:
         return out
     return out, lax.stop_gradient(lse).reshape(query.shape[:-1])
 
@@ -115,9 +122,14 @@ def _explained_forward_mode() -> Iterator[None]:
 def _refuse_unknown(unsupported: dict[str, Any]) -> None:
     if "implementation" in unsupported:
         raise TypeError(
-            f"dot_product_attention: implementation={unsupported['implementation']!r} was passed; dhp_jax has one "
+            f"dot_product_attention: implementation={shown(unsupported['implementation'])} was passed; dhp_jax has one "
             "implementation for each platform, so that no call falls back to one that is not constant-time. Leave "
             "the argument out."
+        )
+    if {"deterministic", "dropout_rate"} & unsupported.keys():
+        raise TypeError(
+            "dot_product_attention: deterministic and dropout_rate came, as Flax's attention modules pass them; it "
+            "takes the arguments of jax.nn only. Pass attention_fn=dhp_jax.flax.AttentionFn() to the module."
         )
     if unsupported:
         raise TypeError(
@@ -131,33 +143,43 @@ def _normalise(
 ) -> Arguments:
     """Arrays in the form that Arguments documents; leading axes of size 1 are added as jax.nn does."""
 
-    def with_rank_4(array: Any) -> Any:
-        array = jnp.asarray(array)
-        return lax.expand_dims(array, range(4 - array.ndim)) if array.ndim < 4 else array
+    def with_rank_4(name: str, value: Any, lowest_rank: int = 0) -> jax.Array:
+        array = as_array(name, value)
+        return lax.expand_dims(array, range(4 - array.ndim)) if lowest_rank <= array.ndim < 4 else array
 
     return Arguments(
-        query=with_rank_4(query),
-        key=with_rank_4(key),
-        value=with_rank_4(value),
-        bias=None if bias is None else _native_bias(with_rank_4(bias)),
-        mask=None if mask is None else with_rank_4(mask),
-        query_seq_lengths=None if query_lengths is None else _native_lengths(jnp.asarray(query_lengths)),
-        key_value_seq_lengths=None if key_value_lengths is None else _native_lengths(jnp.asarray(key_value_lengths)),
+        # Below rank 3 it is not clear which axes the caller means: they stay as they are, and are refused.
+        query=with_rank_4("query", query, lowest_rank=3),
+        key=with_rank_4("key", key, lowest_rank=3),
+        value=with_rank_4("value", value, lowest_rank=3),
+        bias=None if bias is None else _native_bias(with_rank_4("bias", bias)),
+        mask=None if mask is None else with_rank_4("mask", mask),
+        query_seq_lengths=_lengths("query_seq_lengths", query_lengths),
+        key_value_seq_lengths=_lengths("key_value_seq_lengths", key_value_lengths),
     )
 
 
 def _native_bias(bias: jax.Array) -> jax.Array:
-    """Any floating-point dtype the native code does not read becomes float32, that of the scores."""
-    readable = bias.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-    return bias if readable or not jnp.issubdtype(bias.dtype, jnp.floating) else bias.astype(jnp.float32)
+    """float64, which the native code does not read, becomes float32, the dtype of the scores."""
+    return bias.astype(jnp.float32) if bias.dtype == jnp.float64 else bias
 
 
-def _native_lengths(lengths: jax.Array) -> jax.Array:
-    """int32; a value that does not fit becomes the nearest that does, so it compares as it did."""
-    if lengths.dtype == jnp.int32 or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        return lengths
-    own, narrow = jnp.iinfo(lengths.dtype), jnp.iinfo(jnp.int32)
-    return jnp.clip(lengths, max(own.min, narrow.min), min(own.max, narrow.max)).astype(jnp.int32)
+def _lengths(name: str, lengths: Any) -> jax.Array | None:
+    return None if lengths is None else as_array(name, lengths, _native_lengths)
+
+
+def _native_lengths(lengths: Any) -> jax.Array:
+    """int32; an integer that does not fit becomes the nearest that does, so it compares as it did."""
+    is_of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(lengths))
+    # Without jax_enable_x64, jnp.asarray lets 64-bit integers of NumPy and Python wrap around: clip them before.
+    array = jnp.asarray(lengths) if is_of_jax else np.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        return jnp.asarray(lengths)
+    own, narrow = jnp.iinfo(array.dtype), jnp.iinfo(jnp.int32)
+    if own.min < narrow.min or own.max > narrow.max:
+        clip = jnp.clip if is_of_jax else np.clip
+        array = clip(array, max(own.min, narrow.min), min(own.max, narrow.max))
+    return jnp.asarray(array.astype(jnp.int32))
 
 
 def _pad_channels(arguments: Arguments) -> Arguments:

@@ -30,10 +30,10 @@ PYTHON_ROOMS = {
 WITHOUT_JAX = ("__init__", "reference", "verify")
 
 # Room of cuda/ -> its floor. A file may include files of its own room and of lower floors.
-FLOORS = {"ffi": 4, "launch": 3, "host": 3, "kernels": 2, "device": 1, "params.h": 0}
+FLOORS = {"ffi": 4, "proof": 4, "launch": 3, "host": 3, "kernels": 2, "device": 1, "params.h": 0}
 ROOMS_WITH_CUDA = ("launch", "kernels", "device")
 
-C_HEADERS = ("sched.h", "stdint.h", "xmmintrin.h", "immintrin.h")
+C_HEADERS = ("dlfcn.h", "immintrin.h", "sched.h", "stdint.h", "xmmintrin.h")
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -163,7 +163,7 @@ class NativeTest(parameterized.TestCase):
         assert [name for name in own if not (CUDA / name).is_file()] == []
 
     @parameterized.named_parameters(
-        named_files([f for f in native_files() if native_room(f) in ("ffi", "host", "params.h")], CUDA)
+        named_files([f for f in native_files() if native_room(f) in ("ffi", "host", "proof", "params.h")], CUDA)
     )
     def test_what_is_no_kernel_or_launcher_has_no_cuda_syntax(self, path):
         assert path.suffix in (".h", ".cc")

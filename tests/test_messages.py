@@ -5,6 +5,7 @@ import sys
 import types
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,10 +50,46 @@ class ArgumentMessageTest(parameterized.TestCase):
             ("unknown argument dropout, window", "those of jax.nn.dot_product_attention", "Leave it out"),
         ),
         (
+            "arguments_of_flax",
+            TypeError,
+            {"dropout_rate": 0.0, "deterministic": True, "broadcast_dropout": True},
+            ("deterministic and dropout_rate came", "the arguments of jax.nn only", "dhp_jax.flax.AttentionFn()"),
+        ),
+        (
             "rank",
             ValueError,
             {"query": _ones(1, 2, 5, 4, 8)},
             ("query has shape (1, 2, 5, 4, 8)", "must be (B, length, heads, D)", "jax.vmap"),
+        ),
+        (
+            "rank_of_one_head",
+            ValueError,
+            {"query": _ones(5, 8), "key": _ones(5, 8), "value": _ones(5, 8)},
+            ("query has shape (5, 8)", "must be (B, length, heads, D)", "give missing ones the size 1"),
+        ),
+        (
+            "no_array",
+            TypeError,
+            {"key": None},
+            ("key has type NoneType", "must be an array", "Convert it with jax.numpy.asarray"),
+        ),
+        (
+            "shape_for_an_array",
+            TypeError,
+            {"query": jax.ShapeDtypeStruct((2, 5, 4, 8), jnp.float32)},
+            ("query has type ShapeDtypeStruct", "must be an array", "Convert it"),
+        ),
+        (
+            "ragged_lists",
+            TypeError,
+            {"bias": [[1.0, 2.0], [3.0]]},
+            ("bias has type list", "must be an array", "nested lists of numbers"),
+        ),
+        (
+            "dtype_without_an_equal_in_jax",
+            TypeError,
+            {"mask": _ones(5, 7, dtype=">f4")},
+            ("mask has type ndarray and dtype >f4", "must be an array of a dtype that JAX knows", "Convert it"),
         ),
         (
             "dtype",
@@ -139,6 +176,12 @@ class ArgumentMessageTest(parameterized.TestCase):
             ("bias has dtype bool", "must be floating point", "pass a boolean mask as mask"),
         ),
         (
+            "bias_of_8_bits",
+            TypeError,
+            {"bias": jnp.ones((5, 7), jnp.float8_e4m3fn)},
+            ("bias has dtype float8_e4m3fn", "must be floating point: float32, bfloat16, float16, float64", "Cast it"),
+        ),
+        (
             "mask_dtype",
             TypeError,
             {"mask": _ones(5, 7)},
@@ -148,7 +191,7 @@ class ArgumentMessageTest(parameterized.TestCase):
             "length_dtype",
             TypeError,
             {"query_seq_lengths": _ones(2)},
-            ("query_seq_lengths has dtype float32", "must be an integer type"),
+            ("query_seq_lengths has dtype float32", "must be an integer type", "Cast it"),
         ),
         (
             "length_shape",
@@ -184,6 +227,7 @@ class ArgumentMessageTest(parameterized.TestCase):
         ("scale", "scale", ("scale is ", "must be a number known while tracing", "Multiply the query instead")),
         ("is_causal", "is_causal", ("is_causal is ", "must be a bool known while tracing", "secret as mask")),
         ("window", "local_window_size", ("local_window_size is ", "known while tracing", "secret as mask")),
+        ("residual", "return_residual", ("return_residual is ", "must be a bool known while tracing", "Leave it out")),
     )
     def test_traced_option(self, name, parts):
         with pytest.raises(TypeError) as raised:
@@ -192,11 +236,42 @@ class ArgumentMessageTest(parameterized.TestCase):
 
     @parameterized.named_parameters(
         ("text_as_scale", {"scale": "big"}, ("scale is 'big'", "must be a number")),
+        ("text_of_a_number_as_scale", {"scale": "0.5"}, ("scale is '0.5'", "must be a number")),
+        ("complex_scale", {"scale": np.complex64(1)}, ("scale is np.complex64", "must be a number")),
         ("array_as_is_causal", {"is_causal": np.ones(2, bool)}, ("is_causal is array", "must be a bool")),
+        ("text_as_is_causal", {"is_causal": "False"}, ("is_causal is 'False'", "must be a bool")),
+        ("array_as_residual", {"return_residual": np.ones(2, bool)}, ("return_residual is array", "must be a bool")),
     )
     def test_option_of_another_kind(self, arguments, parts):
         with pytest.raises(TypeError) as raised:
             _call(**arguments)
+        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+
+    @parameterized.parameters(np.inf, -np.inf, np.nan, 1e39, 10**400)
+    def test_scale_that_float32_does_not_hold(self, scale):
+        with pytest.raises(ValueError, match="scale is ") as raised:
+            _call(scale=scale)
+        _assert_says(str(raised.value), "dot_product_attention: ", "must be finite in float32", "mask or bias")
+
+    @parameterized.named_parameters(
+        ("many_lines", "scale", lambda: np.ones((9, 9))),
+        ("long_text", "implementation", lambda: "x" * 9999),
+        ("more_digits_than_python_writes", "implementation", lambda: 10**5000),
+        ("more_digits_than_python_writes_in_a_pair", "local_window_size", lambda: (10**5000, None)),
+    )
+    def test_option_is_shown_on_one_short_line(self, name, make_value):
+        with pytest.raises(TypeError) as raised:
+            _call(**{name: make_value()})
+        assert len(str(raised.value)) < 400
+        assert "\n" not in str(raised.value)
+
+    def test_only_the_batch_size_may_be_symbolic(self):
+        lengths = jax.export.symbolic_shape("s, t")
+        query = jax.ShapeDtypeStruct((2, lengths[1], 4, 8), jnp.float32)
+        key = jax.ShapeDtypeStruct((2, lengths[0], 2, 8), jnp.float32)
+        with pytest.raises(ValueError, match="has shape") as raised:
+            jax.export.export(jax.jit(_call))(query, key, key)
+        parts = ("query has shape (2, t, 4, 8)", "must be known while tracing", "Export a program for each shape")
         _assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     def test_sequence_too_long(self):
@@ -204,6 +279,24 @@ class ArgumentMessageTest(parameterized.TestCase):
         with pytest.raises(ValueError, match="a sequence has length") as raised:
             jax.eval_shape(_call, _QUERY, key, key)
         _assert_says(str(raised.value), "2147483648", "must be at most 2147482623", "Split the sequence")
+
+    @parameterized.named_parameters(
+        ("dtype", TypeError, {"dtype": "int8"}, ("dtype is 'int8'", "must be one of float32", "Cast")),
+        ("size", ValueError, {"batch": -1}, ("batch is -1", "must be at least 0", "Take it from")),
+        ("scale", ValueError, {"scale": np.nan}, ("scale is nan", "must be finite", "mask or bias")),
+        (
+            "bias_rank",
+            ValueError,
+            {"bias_shape": (5, 7)},
+            ("bias has shape (5, 7)", "does not", "give every"),
+        ),
+    )
+    def test_spec_made_by_hand(self, error, changes, parts):
+        sizes = {"batch": 2, "query_length": 5, "key_length": 7, "channels": 8}
+        heads = {"num_query_heads": 4, "num_key_value_heads": 2}
+        with pytest.raises(error) as raised:
+            dhp_jax.AttentionSpec(**({"dtype": "float32", "scale": 1.0} | sizes | heads | changes))
+        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     def test_unknown_public_name(self):
         with pytest.raises(AttributeError) as raised:
