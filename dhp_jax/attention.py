@@ -126,7 +126,7 @@ def _refuse_unknown(unsupported: dict[str, Any]) -> None:
             "implementation for each platform, so that no call falls back to one that is not constant-time. Leave "
             "the argument out."
         )
-    if {"deterministic", "dropout_rate"} & unsupported.keys():
+    if {"deterministic", "dropout_rate"} <= unsupported.keys():
         raise TypeError(
             "dot_product_attention: deterministic and dropout_rate came, as Flax's attention modules pass them; it "
             "takes the arguments of jax.nn only. Pass attention_fn=dhp_jax.flax.AttentionFn() to the module."

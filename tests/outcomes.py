@@ -30,7 +30,7 @@ PACKAGE = pathlib.Path(attention.__file__).parent
 # What came; the rule. The way out.
 _FORM = re.compile(
     r"dot_product_attention: [^\n]+("
-    r"; [^\n]*(must|has one implementation|are those of)[^\n]*\. [A-Z][^\n]*"
+    r"; [^\n]*(must|has one implementation|are those of|it takes)[^\n]*\. [A-Z][^\n]*"
     r"|(cannot|does not) [^\n]+; (make|give) [^\n]*)\."
 )
 _LONGEST_MESSAGE = 600
