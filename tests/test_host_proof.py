@@ -146,6 +146,16 @@ class MachineCodeTest(parameterized.TestCase):
         calls = ["plain_float32", "bias_heads_bfloat16", "mask_keys_float16", "both_lengths_float32"]
         assert_safe(command.check_coverage(installed(), kernels, calls))
 
+    def test_code_that_was_not_walked_is_reported(self):
+        require_valgrind()
+        results, reached = machine_code.check(installed().library, "baseline")
+        executed = counts.covered(installed(), "baseline", ["one_position_float32"])
+        missed = max(executed)
+        with unittest.mock.patch.object(machine_code, "check", return_value=(results, reached - {missed})):
+            (result,) = command.check_coverage(installed(), "baseline", ["one_position_float32"])
+        assert result.verdict is Verdict.UNKNOWN
+        assert [(finding.rule, finding.place) for finding in result.findings] == [("not-reached", hex(missed))]
+
     @parameterized.parameters("avx2", "avx512")
     def test_an_addition_turned_into_a_division_is_reported(self, kernels):
         """In copies of the library, one instruction at a time: the opcode of vaddps is 58, of vdivps 5E."""
