@@ -96,7 +96,8 @@ _RUN = f"import runpy, sys; sys.path.insert(0, {_FOLDER!r}); runpy.run_path({__f
 def run_child(command, *flags, folder=None, **environment):
     """What the command printed, in lines, in a Python that was started with flags, in a folder."""
     words = [sys.executable, *flags, "-c", _RUN, command]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | environment
+    # PYTHONSAFEPATH: the package that is installed, not the one in the folder.
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONSAFEPATH": "1"} | environment
     options = {"capture_output": True, "text": True, "check": False, "timeout": TIMEOUT_S}
     process = subprocess.run(words, env=environment, cwd=folder, **options)
     assert process.returncode == 0, process.stderr
