@@ -238,7 +238,8 @@ def _reference_arrays(call: Call, arrays: dict[str, Any]) -> dict[str, np.ndarra
 def _reference_options(call: Call) -> dict[str, Any]:
     scale, window = call.option("scale"), call.option("local_window_size")
     if window is not None:
-        window = tuple(map(int, window)) if isinstance(window, tuple | list) else int(window)
+        window = window if isinstance(window, tuple | list) else (window, window)
+        window = tuple(min(max(int(side), -(2**40)), 2**40) for side in window)  # NumPy adds in 64 bits
     return {
         "scale": None if scale is None else float(scale),
         "is_causal": bool(call.option("is_causal")),
