@@ -50,7 +50,7 @@ def manifest(program: pathlib.Path) -> dict[str, object]:
         "sha256": digest([program]),
         "sources_sha256": source_digest(),
         "commit": commit(),
-        "nvcc": _run("nvcc", "--version").strip().splitlines()[-1],
+        "nvcc": _run("nvcc", "--version").strip().splitlines()[-2],
         "loops": loops,
     }
 
@@ -83,9 +83,13 @@ def digest(paths: list[pathlib.Path]) -> str:
 
 
 def commit() -> str:
-    """The commit of the working tree, or "unknown" outside one."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=SOURCES, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """The commit of the working tree, and whether these sources are as it has them; "unknown" outside one."""
+    try:
+        head = _run("git", "-C", str(SOURCES), "rev-parse", "HEAD").strip()
+        changed = _run("git", "-C", str(SOURCES), "status", "--porcelain", ".").strip()
+    except (RuntimeError, FileNotFoundError):
+        return "unknown"
+    return f"{head} with changes" if changed else head
 
 
 def _compile(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -98,6 +102,8 @@ def _run(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
-        raise FileNotFoundError(f"{command[0]} was not found; install the CUDA toolkit, 13.0 or newer") from None
+        raise FileNotFoundError(
+            f"{command[0]} was not found; nvcc comes with the CUDA toolkit, the program with run.py --build-only"
+        ) from None
     except subprocess.CalledProcessError as problem:
         raise RuntimeError(f"{' '.join(command)} ended with {problem.returncode}:\n{problem.stderr}") from None

@@ -105,7 +105,7 @@ __device__ __forceinline__ void measure(const Run& run) {
   const Setting setting{words + lane, zero, run.store, shared, &run.tile};
   for (int trial = 0; trial < run.trials; ++trial) {
     for (int i = threadIdx.x; i < kClassWords; i += blockDim.x) {
-      words[i] = run.classes[run.order[trial] * kClassWords + i];
+      words[i] = run.classes[run.places[trial] * kClassWords + i];
     }
     __syncthreads();
     Probe chains[kChains];
@@ -167,6 +167,7 @@ struct RegisterProbe {
       const uint64_t address = reinterpret_cast<uint64_t>(setting.store) + threadIdx.x * Op::kBytes;
       x0[0] = static_cast<uint32_t>(address) | own_zero;
       x0[1] = static_cast<uint32_t>(address >> 32) | own_zero;
+      x0[2] = (shared_address(setting.shared) + threadIdx.x * Op::kBytes) | own_zero;
     }
 #pragma unroll
     for (int w = 0; w < kWords; ++w) x[w] = x0[w];

@@ -1,10 +1,11 @@
 """Decides from the cycles of all trials whether an instruction's time depends on its operands.
 
-Two ways to judge. Where one warp waits for each result inside the SM, nothing else happens and the clock counts whole
-cycles: the minimum and the mean of all classes must agree to a thousandth of a cycle an instruction. Where many warps
-compete, or the answer comes from beyond the SM, turns are taken differently from trial to trial: the means must agree
-to one cycle in a thousand. A mean leaves out the lowest and the highest tenth of the rounds. The reference class is
-timed twice under two names: where even those two disagree, the figures say nothing.
+Two ways to judge. Where one warp or warpgroup waits for each result inside the SM, nothing else happens and the clock
+counts whole cycles: the minimum and the mean of all classes must agree to a thousandth of a cycle an instruction. Where
+many warps compete, or the answer comes from beyond the SM, turns are taken differently from trial to trial: the means
+must agree to one cycle in a thousand. A mean leaves out the lowest and the highest tenth of the rounds. The reference
+class is timed twice under two names, and what those two differ by is noise: the extremes of two dozen equal classes may
+lie several times as far apart, so a spread of no more than that is neither passed nor called a difference.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import enum
 from collections.abc import Collection, Mapping, Sequence
 
 RESOLUTION = 0.001
+NOISE = 5  # two draws lie about one deviation apart, the extremes of two dozen about four
 FEWEST_ROUNDS = 200
 AGAIN = " again"
 
@@ -78,7 +80,7 @@ def instructions(case: Mapping[str, object]) -> int:
 
 
 def exact(case: Mapping[str, object]) -> bool:
-    """Whether one warp alone is timed inside the SM."""
+    """Whether one warp, or one warpgroup, is timed alone and inside the SM."""
     return str(case["form"]).startswith("chain") and not case["beyond_sm"]
 
 
@@ -103,12 +105,11 @@ def judge(case: Mapping[str, object], cycles: Mapping[str, Sequence[int]]) -> Ju
     reference = figures[again[0].removesuffix(AGAIN)]
     spread = _spread(figures.values(), exact(case))
     allowed = RESOLUTION * (instructions(case) if exact(case) else reference.mean)
-    if _spread([reference, figures[again[0]]], exact(case)) > allowed:
-        verdict = Verdict.UNRESOLVED
-    elif spread > allowed:
-        verdict = Verdict.DIFFERS
-    else:
+    noise = _spread([reference, figures[again[0]]], exact(case))
+    if spread <= allowed:
         verdict = Verdict.WITHIN if spread else Verdict.EQUAL
+    else:
+        verdict = Verdict.UNRESOLVED if spread < NOISE * noise else Verdict.DIFFERS
     return Judged(case, figures, verdict, spread, allowed)
 
 

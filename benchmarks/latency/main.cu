@@ -3,18 +3,15 @@
 
 #include <cuda.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <map>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <regex>
 
 #include "classes.h"
 #include "cuda_check.h"
+#include "plan.h"
 #include "probe.h"
 
 namespace latency {
@@ -82,17 +79,6 @@ std::string described(const Case& each) {
          ", \"beyond_sm\": " + truth(each.noise == Noise::kBeyondSm);
 }
 
-// Each round is all classes in a new random order, so that no class has a place of its own in time.
-std::vector<int32_t> random_order(int classes, int rounds, std::mt19937_64& random) {
-  std::vector<int32_t> order, round(classes);
-  std::iota(round.begin(), round.end(), 0);
-  for (int i = 0; i < rounds; ++i) {
-    std::shuffle(round.begin(), round.end(), random);
-    order.insert(order.end(), round.begin(), round.end());
-  }
-  return order;
-}
-
 TensorMap tile_map(uint32_t* store) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found;
@@ -127,38 +113,33 @@ class Machine {
     const std::vector<Class> classes = each.guarded
                                            ? guard_classes(each.kinds, each.uniform_guard, options.seed)
                                            : operand_classes(each.kinds, options.seed);
-    const int count = static_cast<int>(classes.size());
-    std::mt19937_64 random(options.seed + run_++);
-    const std::vector<int32_t> order = random_order(count, options.rounds + kWarmUpRounds, random);
-    std::vector<uint32_t> naps(order.size());
-    for (uint32_t& nap : naps) nap = static_cast<uint32_t>(random());
-    std::vector<uint32_t> words;
-    for (const Class& one : classes) words.insert(words.end(), one.words.begin(), one.words.end());
-    const auto device_words = device_array<uint32_t>(words.size(), words);
-    const auto device_order = device_array<int32_t>(order.size(), order);
-    const auto device_naps = device_array<uint32_t>(naps.size(), naps);
-    const auto device_cycles = device_array<int64_t>(order.size());
-    if (each.uniform_operands) set_uniform_trials(words, order);
+    const Plan plan = plan_trials(classes, options.rounds + kWarmUpRounds, options.seed + timed_++);
+    const size_t trials = plan.places.size();
+    const auto words = device_array<uint32_t>(plan.words.size(), plan.words);
+    const auto places = device_array<int32_t>(trials, plan.places);
+    const auto naps = device_array<uint32_t>(trials, plan.naps);
+    const auto device_cycles = device_array<int64_t>(trials);
+    if (each.uniform_operands) set_uniform_trials(plan.words, plan.places);
     const Run run{.tile = tile_,
-                  .classes = device_words.get(),
-                  .order = device_order.get(),
-                  .naps = device_naps.get(),
+                  .classes = words.get(),
+                  .places = places.get(),
+                  .naps = naps.get(),
                   .cycles = device_cycles.get(),
                   .store = store_.get(),
                   .zeros = zeros_.get(),
-                  .trials = static_cast<int32_t>(order.size()),
+                  .trials = static_cast<int32_t>(trials),
                   .uniform_zero = 0};
     each.kernel<<<1, each.threads>>>(run);
     check(cudaGetLastError(), each.kernel_name);
     check(cudaDeviceSynchronize(), each.kernel_name);
-    std::vector<int64_t> cycles(order.size());
+    std::vector<int64_t> cycles(trials);
     check(cudaMemcpy(cycles.data(), run.cycles, cycles.size() * sizeof(int64_t), cudaMemcpyDeviceToHost),
           "copy of the cycles");
 
     std::vector<std::pair<std::string, std::vector<int64_t>>> sorted;
     for (const Class& one : classes) sorted.emplace_back(one.name, std::vector<int64_t>());
-    for (size_t trial = kWarmUpRounds * count; trial < order.size(); ++trial) {
-      sorted[order[trial]].second.push_back(cycles[trial]);
+    for (size_t trial = kWarmUpRounds * classes.size(); trial < trials; ++trial) {
+      sorted[plan.owners[trial]].second.push_back(cycles[trial]);
     }
     return sorted;
   }
@@ -166,7 +147,7 @@ class Machine {
  private:
   DeviceArray<uint32_t> store_, zeros_;
   TensorMap tile_;
-  uint64_t run_ = 0;
+  uint64_t timed_ = 0;
 };
 
 void list() {

@@ -47,3 +47,11 @@ PROBE_GLOBAL(stg_128, "STG\\.E\\.128", 16, "ff-", latency::kTripsFar, kBeyondSm,
              AT_GLOBAL "@g st.global.v4.b32 [at], {%8, %9, %10, %11}; ld.relaxed.gpu.global.b32 %0, [at]; }")
 PROBE_GLOBAL(st_generic, "ST\\.E", 4, "ff-", latency::kTripsFar, kBeyondSm,
              AT_GLOBAL "@g st.b32 [at], %8; ld.relaxed.gpu.b32 %0, [at]; }")
+
+// From global to shared memory past the registers; x[2] is the address in shared memory.
+PROBE_GLOBAL(ldgsts, "LDGSTS\\.E", 4, "f--", latency::kTrips, kInsideSm,
+             AT_GLOBAL
+             "@g cp.async.ca.shared.global [%6], [at], 4; cp.async.wait_all; ld.shared.b32 %0, [%6]; }")
+PROBE_GLOBAL(ldgsts_128, "LDGSTS\\.E\\.BYPASS\\.128", 16, "f--", latency::kTripsFar, kBeyondSm,
+             AT_GLOBAL
+             "@g cp.async.cg.shared.global [%6], [at], 16; cp.async.wait_all; ld.shared.b32 %0, [%6]; }")

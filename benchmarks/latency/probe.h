@@ -29,8 +29,8 @@ struct alignas(64) TensorMap {
 // Kernel argument: one launch runs all trials of a case, classes in random order.
 struct Run {
   TensorMap tile;           // the first kTileSide * kTileSide words of `store`
-  const uint32_t* classes;  // [class][kClassWords]
-  const int32_t* order;     // [trials] the class of each trial
+  const uint32_t* classes;  // [place][kClassWords]
+  const int32_t* places;    // [trials] where the class of each trial lies
   const uint32_t* naps;     // [trials] random bits that owe nothing to the class
   int64_t* cycles;          // [trials] first clock read to last, over all warps of the block
   uint32_t* store;          // [kStoreWords]
@@ -76,8 +76,8 @@ struct Case {
 
 std::vector<Case>& cases();
 
-// Puts the classes and their order where probes of the uniform datapath find them.
-void set_uniform_trials(const std::vector<uint32_t>& classes, const std::vector<int32_t>& order);
+// Puts the classes and the places of the trials where probes of the uniform datapath find them.
+void set_uniform_trials(const std::vector<uint32_t>& classes, const std::vector<int32_t>& places);
 
 struct Registration {
   explicit Registration(const Case& added) { cases().push_back(added); }

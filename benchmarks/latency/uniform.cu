@@ -10,11 +10,11 @@
 
 namespace latency {
 
-constexpr int kUniformClasses = 32;
+constexpr int kUniformPlaces = 256;
 constexpr int kUniformTrials = 30000;
 
-__constant__ uint32_t uniform_words[kUniformClasses * kWords];
-__constant__ uint16_t uniform_order[kUniformTrials];
+__constant__ uint32_t uniform_words[kUniformPlaces * kWords];
+__constant__ uint16_t uniform_places[kUniformTrials];
 
 // Op has issue(y, x, b, c).
 template <class Op>
@@ -23,7 +23,7 @@ __device__ __forceinline__ void measure_uniform(const Run& run) {
   __shared__ Clocks clocks;
   const uint32_t zero = run.uniform_zero;
   for (int trial = 0; trial < run.trials; ++trial) {
-    const uint32_t* words = uniform_words + uniform_order[trial] * kWords;
+    const uint32_t* words = uniform_words + uniform_places[trial] * kWords;
     const uint32_t x0 = words[0], b = words[1], c = words[2];
     uint32_t x = x0, y = 0;
     line_up(0);  // to load a nap would take the trial's number out of uniform registers
@@ -48,11 +48,11 @@ __device__ __forceinline__ void measure_uniform(const Run& run) {
   }
 }
 
-void set_uniform_trials(const std::vector<uint32_t>& classes, const std::vector<int32_t>& order) {
-  std::vector<uint32_t> words(kUniformClasses * kWords);
+void set_uniform_trials(const std::vector<uint32_t>& classes, const std::vector<int32_t>& places) {
+  std::vector<uint32_t> words(kUniformPlaces * kWords);
   const size_t count = classes.size() / kClassWords;
-  if (count > kUniformClasses || order.size() > kUniformTrials) {
-    throw std::length_error("the constant bank holds " + std::to_string(kUniformClasses) + " classes and " +
+  if (count > kUniformPlaces || places.size() > kUniformTrials) {
+    throw std::length_error("the constant bank holds " + std::to_string(kUniformPlaces) + " places and " +
                             std::to_string(kUniformTrials) + " trials; run fewer rounds");
   }
   for (size_t i = 0; i < count; ++i) {
@@ -61,10 +61,10 @@ void set_uniform_trials(const std::vector<uint32_t>& classes, const std::vector<
           classes[i * kClassWords + operand * kWords * kLanes];  // of the first lane
     }
   }
-  const std::vector<uint16_t> narrow(order.begin(), order.end());
+  const std::vector<uint16_t> narrow(places.begin(), places.end());
   check(cudaMemcpyToSymbol(uniform_words, words.data(), words.size() * sizeof(uint32_t)), "copy of classes");
-  check(cudaMemcpyToSymbol(uniform_order, narrow.data(), narrow.size() * sizeof(uint16_t)),
-        "copy of the order");
+  check(cudaMemcpyToSymbol(uniform_places, narrow.data(), narrow.size() * sizeof(uint16_t)),
+        "copy of the places");
 }
 
 }  // namespace latency

@@ -1,10 +1,14 @@
 """The latency table is evidence: its judge sees one cycle in a thousand, its probes time what they say, and it covers
 every opcode that the verifier admits secrets to."""
 
+import hashlib
 import json
 import pathlib
 import random
+import subprocess
 import sys
+import tempfile
+from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
@@ -14,7 +18,7 @@ from dhp_jax.verify import opcodes
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from latency import coverage, judge, sass, table  # noqa: E402
+from latency import build, coverage, judge, machine, sass, table  # noqa: E402
 from latency.judge import Verdict  # noqa: E402
 
 RESULTS = json.loads((BENCHMARKS / "results" / "2026-11-21-h200-latency.json").read_text())
@@ -70,9 +74,10 @@ class JudgeTest(parameterized.TestCase):
         }
         assert judge.judge(STREAM, figures).verdict is expected
 
-    def test_noise_between_two_names_of_one_class_is_no_finding(self):
-        figures = {"normal": steady(8192), "normal again": steady(8200), "subnormal": steady(9000)}
-        assert judge.judge(CHAIN, figures).verdict is Verdict.UNRESOLVED
+    @parameterized.named_parameters(("noise", 8210, Verdict.UNRESOLVED), ("a_difference", 9000, Verdict.DIFFERS))
+    def test_two_names_of_one_class_tell_apart(self, cycles, expected):
+        figures = {"normal": steady(8192), "normal again": steady(8200), "subnormal": steady(cycles)}
+        assert judge.judge(CHAIN, figures).verdict is expected
 
     def test_one_wild_round_in_a_stream_counts_for_nothing(self):
         figures = {"normal": steady(16000), "normal again": [10**6, *steady(16000)[1:]]}
@@ -141,6 +146,60 @@ class SassTest(parameterized.TestCase):
             sass.check(CHAIN, {})
 
 
+class MissingToolTest(parameterized.TestCase):
+    def test_no_driver(self):
+        with (
+            mock.patch.dict("os.environ", PATH=""),
+            pytest.raises(RuntimeError, match=r"nvidia-smi gives no answer .* Run where an NVIDIA driver is installed"),
+        ):
+            machine.facts()
+
+    def test_no_disassembler(self):
+        with (
+            mock.patch("shutil.which", return_value=None),
+            pytest.raises(FileNotFoundError, match=r"cuobjdump was not found .* pip install nvidia-cuda-cuobjdump"),
+        ):
+            sass.cuobjdump()
+
+    def test_no_program(self):
+        with pytest.raises(FileNotFoundError, match=r"/gone/latency was not found; .* run.py --build-only"):
+            build.cases(pathlib.Path("/gone/latency"))
+
+
+class RunTest(parameterized.TestCase):
+    """The whole way from recorded cycles to the table, without GPU and compiler."""
+
+    @parameterized.named_parameters(
+        ("control_seen", 9000, ROUNDS, 0, "controls not seen: none"),
+        ("control_not_seen", 8192, ROUNDS, 1, "controls not seen: control_branch_chain"),
+        ("too_few_rounds", 9000, 3, 2, "give --rounds more"),
+    )
+    def test_exit_status_when(self, control_cycles, rounds, status, said):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            record(folder, control_cycles, rounds)
+            command = [sys.executable, BENCHMARKS / "latency" / "run.py", "--program", folder / "latency"]
+            command += ["--judge", folder, "--output", folder / "out", "--name", "table"]
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+            assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
+            if status == 0:
+                written = json.loads((folder / "out" / "table.json").read_text())
+                assert [case["verdict"] for case in written["cases"]] == ["equal", "differs"]
+                assert "a GPU" in (folder / "out" / "table.md").read_text()
+
+
+def record(folder, control_cycles, rounds):
+    """What a run of two cases leaves behind: a program that was checked, its cycles, and the machine's record."""
+    (folder / "latency").write_bytes(b"program")
+    loops = {"ffma_chain": {"FFMA": 64}, "control_branch_chain": {"FFMA": 64}}
+    manifest = {"sha256": hashlib.sha256(b"program").hexdigest(), "loops": loops}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "machine.json").write_text(json.dumps({"name": "a GPU"}))
+    quiet = {"normal": [8192] * rounds, "normal again": [8192] * rounds}
+    lines = [{**CHAIN, "cycles": quiet}, {**CONTROL, "cycles": {**quiet, "zero": [control_cycles] * rounds}}]
+    (folder / "raw.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
 class PageTest(absltest.TestCase):
     def test_difference_is_in_the_row_and_in_the_list(self):
         figures = {"normal": steady(8192), "normal again": steady(8192), "subnormal": steady(16384)}
@@ -170,11 +229,14 @@ class PublishedTableTest(parameterized.TestCase):
     def test_nothing_timed_is_excused(self):
         assert not {name for case in CASES.values() for name in probed(case)} & set(coverage.NOT_TIMED)
 
-    def test_no_time_of_an_admitted_opcode_depends_on_its_operands(self):
-        for case in CASES.values():
-            if case["guarded"] or case["control"] or not probed(case) & admitted():
-                continue
-            assert case["verdict"] in ("equal", "within"), case["kernel"]
+    def test_no_latency_of_an_admitted_opcode_depends_on_its_operands(self):
+        for case in plain_cases():
+            if case["form"] == "chain":
+                assert case["verdict"] in ("equal", "within"), case["kernel"]
+
+    def test_no_throughput_of_an_admitted_opcode_was_seen_to_depend_on_its_operands(self):
+        for case in plain_cases():
+            assert case["verdict"] != "differs", case["kernel"]
 
     def test_what_it_says_follows_from_its_figures(self):
         for case in CASES.values():
@@ -192,6 +254,11 @@ def admitted():
         for name, lines in opcodes.TABLE.items()
         if any(line.admits is not opcodes.Admits.NOTHING for line in lines)
     }
+
+
+def plain_cases():
+    """The cases of admitted opcodes with classes of operands."""
+    return [case for case in CASES.values() if not (case["guarded"] or case["control"]) and probed(case) & admitted()]
 
 
 def probed(case):
