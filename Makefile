@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 comma := ,
 EXTRAS := test,examples,docs$(if $(wildcard /proc/driver/nvidia/version),$(comma)cuda13)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cuda dhp_jax -type f -not -path '*/__pycache__/*')
-CPP_SOURCES := $(shell find cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+CPP_SOURCES := $(shell find benchmarks cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 PY_SOURCES := benchmarks build_backend dhp_jax docs examples tests
 
 .PHONY: demo test test-gpu docs lint types format wheel clean

@@ -12,8 +12,8 @@ from absl.testing import parameterized
 from dhp_jax.verify.host import machine_code
 from dhp_jax.verify.host.elf import Elf
 from dhp_jax.verify.host.values import PUBLIC, SECRET, STACK, join, moved, moved_by, pointer
-from dhp_jax.verify.host.verdict import UnverifiableError, Verdict, worst
 from dhp_jax.verify.host.x86 import Decoder
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 if platform.machine() not in ("x86_64", "AMD64"):
     pytest.skip("SKIPPED: the machine-code check knows x86-64 only", allow_module_level=True)
@@ -318,4 +318,4 @@ class VerdictTest(parameterized.TestCase):
         ((Verdict.UNKNOWN, Verdict.LEAK, Verdict.SAFE), Verdict.LEAK),
     )
     def test_the_worst_counts(self, verdicts, expected):
-        assert worst(verdicts) is expected
+        assert Verdict.of_all(verdicts) is expected

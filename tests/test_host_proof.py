@@ -16,8 +16,8 @@ from absl.testing import parameterized
 
 from dhp_jax.verify.host import command, counts, driver, machine_code, memcheck, subnormals
 from dhp_jax.verify.host.elf import Elf
-from dhp_jax.verify.host.verdict import UnverifiableError, Verdict
 from dhp_jax.verify.host.x86 import Decoder
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 UNDER_VALGRIND = ("baseline",) if platform.machine() == "aarch64" else ("baseline", "avx2")
 ALL = ("baseline",) if platform.machine() == "aarch64" else ("baseline", "avx2", "avx512")

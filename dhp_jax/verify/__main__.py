@@ -1,29 +1,121 @@
-"""`python -m dhp_jax.verify`: checks that the compiled kernels are constant-time, and exits with the verdict.
+"""`python -m dhp_jax.verify`: is what was compiled constant-time?
 
-    --host    the CPU kernels; its own options follow (`--host --help`)
-
-Exit status: 0 SAFE, 1 LEAK, 2 UNKNOWN.
+Exit status 0: SAFE. 1: LEAK, a secret can be seen. 2: UNKNOWN, the model does not cover something; that is no pass.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 
-from dhp_jax.verify import host
+from dhp_jax.verify import host, policy, report, sarif, text
+from dhp_jax.verify.cache import Cache
+from dhp_jax.verify.check import Progress, verify_images
+from dhp_jax.verify.policy import Policies
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
+
+_OWN_POLICY = pathlib.Path(__file__).parent / "policy.toml"
+_LIBRARY = "libdhp_kernels"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the check that the command line asks for, and returns its exit status."""
-    if arguments[:1] == ["--host"]:
-        return host.main(arguments[1:])
-    print(
-        f"dhp_jax.verify: {' '.join(arguments) or 'no option'} was passed; the check of the CUDA kernels is not built "
-        "yet. Pass --host to check the CPU kernels.",
-        file=sys.stderr,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return host.main(arguments[1:]) if arguments[:1] == ["--host"] else _verify(_parser().parse_args(arguments))
+    except Exception:
+        # Python would end with status 1, which says LEAK.
+        traceback.print_exc()
+        print("UNKNOWN: the analyser failed. Please report it, with the file.")
+        return Verdict.UNKNOWN.value
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        reports = verify_images(
+            options.files or [installed_library()],
+            _policies(options),
+            processes=options.jobs,
+            cache=None if options.no_cache else Cache.of_user(),
+            progress=_progress(),
+        )
+    except UnverifiableError as problem:
+        reports = [report.unknown("dhp_jax", problem.problem, problem.remedy)]
+    if options.json:
+        print(json.dumps([report.to_json(kernel) for kernel in reports], indent=1))
+    elif options.sarif:
+        print(json.dumps(sarif.to_sarif(reports), indent=1))
+    else:
+        print(text.render(reports), end="")
+    return Verdict.of_all(kernel.verdict for kernel in reports).value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m dhp_jax.verify",
+        description=__doc__,
+        epilog="--host as the first argument proves the CPU kernels instead; its own options follow it.",
     )
-    return 2
+    parser.add_argument("files", nargs="*", help="cubins, fatbins, libraries; without any, the installed dhp_jax")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="write a list of kernels as JSON")
+    form.add_argument("--sarif", action="store_true", help="write SARIF 2.1.0")
+    parser.add_argument(
+        "--policy", type=pathlib.Path, help="which parameters are secret or public; default: our own kernels'"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="believe no earlier verdict")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that work at once")
+    return parser
+
+
+def _policies(options: argparse.Namespace) -> Policies:
+    """Our own policy is strict about our own library only: other people's kernels are not in it."""
+    policies = policy.read(options.policy or _OWN_POLICY)
+    return policies if options.policy or not options.files else dataclasses.replace(policies, strict=False)
+
+
+def installed_library() -> pathlib.Path:
+    """The kernel library of the installed dhp_jax; raises UnverifiableError where there is none."""
+    beside = list(pathlib.Path(__file__).parent.parent.glob(f"{_LIBRARY}.*"))
+    try:
+        listed = importlib.metadata.files("dhp_jax") or []
+        beside += [pathlib.Path(str(path.locate())) for path in listed if path.name.startswith(f"{_LIBRARY}.")]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    for path in beside:
+        if path.is_file():
+            return path
+    raise UnverifiableError(
+        "no kernel library belongs to this dhp_jax", "Install it with its kernels (BUILD.md), or name a file."
+    )
+
+
+def _progress() -> Progress | None:
+    """A bar on a terminal: tqdm's where it is installed."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return lambda done, total: print(f"\r{done}/{total} kernels", end="" if done < total else "\n", file=sys.stderr)
+    bar = tqdm(unit="kernel", leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

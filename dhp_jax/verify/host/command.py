@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from dhp_jax.verify.host import counts, machine_code, memcheck, subnormals
 from dhp_jax.verify.host.driver import Driver, find
-from dhp_jax.verify.host.verdict import Finding, Result, UnverifiableError, Verdict, worst
+from dhp_jax.verify.host.verdict import Finding, Result
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 HIDDEN_BY_VALGRIND = "avx512"
 COVERAGE = "coverage"
@@ -53,10 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         results = [_skipped("all", "all", error)]
     except Exception:  # a defect of this check: Python's own exit status, 1, would say that a kernel leaks
         traceback.print_exc()
-        return Verdict.UNKNOWN.exit_status
-    verdict = worst(result.verdict for result in results)
+        return Verdict.UNKNOWN.value
+    verdict = Verdict.of_all(result.verdict for result in results)
     print(_as_json(about, results, verdict) if options.json else _as_text(about, results, verdict))
-    return verdict.exit_status
+    return verdict.value
 
 
 def verify(driver: Driver, evidence: Collection[str], chosen: Collection[str] | None = None) -> list[Result]:
@@ -102,7 +103,7 @@ def voided(results: Sequence[Result], missed: Sequence[Finding]) -> list[Result]
         return list(results)
     return [
         dataclasses.replace(
-            result, verdict=worst([result.verdict, Verdict.UNKNOWN]), findings=(*missed, *result.findings)
+            result, verdict=Verdict.of_all([result.verdict, Verdict.UNKNOWN]), findings=(*missed, *result.findings)
         )
         for result in results
     ]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from dhp_jax.verify.host.verdict import Finding, Verdict
+from dhp_jax.verify.host.verdict import Finding
+from dhp_jax.verify.verdict import Verdict
 
 CONDITION, ADDRESS = "UninitCondition", "UninitValue"  # as memcheck names a branch and an address
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from dhp_jax.verify.host.controls import CONTROLS, missed
 from dhp_jax.verify.host.driver import KERNELS, Driver, valgrind
-from dhp_jax.verify.host.verdict import Finding, Result, UnverifiableError, Verdict, worst
+from dhp_jax.verify.host.verdict import Finding, Result
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 EVIDENCE = "counts"
 CONTROL_CALL = "small_float32"
@@ -120,7 +121,7 @@ def check(driver: Driver, kernels: str, calls: Sequence[str], calls_of_every_len
         executed = sum(profile.total() for profile in own.values())
         num_calls = len({label.rpartition("\t")[0] for label in own})
         detail = f"{len(own)} runs of {num_calls} calls, {executed:.2e} instructions"
-        verdict = worst([Verdict.SAFE, *(finding.verdict for finding in findings)])
+        verdict = Verdict.of_all([Verdict.SAFE, *(finding.verdict for finding in findings)])
         results.append(Result(kernels, kernel, EVIDENCE, verdict, detail, findings))
     return results
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from dhp_jax.verify.host.verdict import UnverifiableError
+from dhp_jax.verify.verdict import UnverifiableError
 
 _PROGRAM, _LIBRARY = "dhp_host_proof", "libdhp_kernels.so"
 KERNELS = ("fwd", "bwd", "bwd_bias")

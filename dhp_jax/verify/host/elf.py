@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import struct
 
-from dhp_jax.verify.host.verdict import UnverifiableError
+from dhp_jax.verify.verdict import UnverifiableError
 
 _X86_64 = 62
 _LOAD, _RELRO = 1, 0x6474E552  # kinds of segments

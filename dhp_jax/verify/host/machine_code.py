@@ -27,9 +27,10 @@ from dhp_jax.verify.host.rules import RULES
 from dhp_jax.verify.host.semantics import argument
 from dhp_jax.verify.host.state import State
 from dhp_jax.verify.host.values import FIELDS, PARAMS, PLAN, pointer
-from dhp_jax.verify.host.verdict import Finding, Result, UnverifiableError, Verdict, worst
+from dhp_jax.verify.host.verdict import Finding, Result
 from dhp_jax.verify.host.walk import Walk
 from dhp_jax.verify.host.x86 import Decoder
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 EVIDENCE = "machine-code"
 _LIBRARY_TABLE = "dhp_host_kernel_tables"
@@ -167,7 +168,7 @@ def judge(elf: Elf, decoder: Decoder, kernels: Kernels, kernel: str, arguments: 
             Finding(Verdict.UNKNOWN, "nothing-secret", kernel, "no secret was seen to be read and written: no kernel")
         )
     detail = f"{len(phases)} phases, {len(visited)} instructions, of which {on_secrets} work on secrets"
-    verdict = worst([Verdict.SAFE, *(finding.verdict for finding in findings)])
+    verdict = Verdict.of_all([Verdict.SAFE, *(finding.verdict for finding in findings)])
     return Result(kernels.name, kernel, EVIDENCE, verdict, detail, tuple(findings)), visited
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from dhp_jax.verify.host.controls import CONTROLS, missed
 from dhp_jax.verify.host.driver import KERNELS, Call, Driver, valgrind
-from dhp_jax.verify.host.verdict import Finding, Result, UnverifiableError, Verdict, worst
+from dhp_jax.verify.host.verdict import Finding, Result
+from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 EVIDENCE = "undefined"
 CONTROL_CALL = "small_float32"  # it has every operand that a control reads
@@ -106,7 +107,7 @@ def check(driver: Driver, kernels: str, calls: Sequence[Call], num_threads: int 
                 message = "the outputs hold nothing that was computed from secrets"
                 findings.append(Finding(Verdict.UNKNOWN, "nothing-secret", call.name, message))
         if expected:
-            verdict = worst([Verdict.SAFE, *(finding.verdict for finding in findings)])
+            verdict = Verdict.of_all([Verdict.SAFE, *(finding.verdict for finding in findings)])
             threads = f", {num_threads} threads" if num_threads else ""
             results.append(
                 Result(kernels, kernel, EVIDENCE, verdict, f"{len(expected)} calls{threads}", tuple(findings))

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from dhp_jax.verify.host.controls import missed
 from dhp_jax.verify.host.driver import KERNELS, Driver
-from dhp_jax.verify.host.verdict import Finding, Result, Verdict, worst
+from dhp_jax.verify.host.verdict import Finding, Result
+from dhp_jax.verify.verdict import Verdict
 
 EVIDENCE = "subnormals"
 LARGEST_RATIO = 1.02  # of the times of subnormal and ordinary secrets
@@ -102,5 +103,5 @@ def _judge(kernels: str, kernel: str, nonzero: dict[str, int], times: _Times) ->
         if ratio > LARGEST_RATIO:
             message = f"subnormals take x {ratio:.3f} the time; at most x {LARGEST_RATIO} may be noise"
             findings.append(Finding(Verdict.LEAK, "slow-subnormals", kernel, message))
-    verdict = worst([Verdict.SAFE, *(finding.verdict for finding in findings)])
+    verdict = Verdict.of_all([Verdict.SAFE, *(finding.verdict for finding in findings)])
     return Result(kernels, kernel, EVIDENCE, verdict, detail, tuple(findings))

@@ -1,31 +1,10 @@
-"""What a check says of one kernel: SAFE, LEAK, or UNKNOWN where it cannot say."""
+"""What a check of the CPU kernels found, and its verdict."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
-from collections.abc import Iterable
 
-
-class Verdict(enum.Enum):
-    """In order of how bad it is for a promise: a leak found outweighs a question left open."""
-
-    SAFE = 0
-    UNKNOWN = 2
-    LEAK = 1
-
-    @property
-    def exit_status(self) -> int:
-        """0 for SAFE, 1 for LEAK, 2 for UNKNOWN."""
-        return self.value
-
-
-_SEVERITY = (Verdict.SAFE, Verdict.UNKNOWN, Verdict.LEAK)
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of some verdicts; UNKNOWN where there is none, since nothing was checked."""
-    return max(verdicts, key=_SEVERITY.index, default=Verdict.UNKNOWN)
+from dhp_jax.verify.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +43,3 @@ class Result:
     verdict: Verdict
     detail: str
     findings: tuple[Finding, ...] = ()
-
-
-class UnverifiableError(Exception):
-    """Something that a check needs is not there or not what it must be; the verdict is UNKNOWN."""

@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 from dhp_jax.verify.host.elf import Elf
-from dhp_jax.verify.host.verdict import UnverifiableError
+from dhp_jax.verify.verdict import UnverifiableError
 
 _LONGEST_INSTRUCTION = 15
 

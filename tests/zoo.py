@@ -1,0 +1,208 @@
+"""The kernels of tests/leaky: what their sources say about them, and how they are compiled.
+
+A kernel's head is a comment: first what it does, then lines of the form
+
+    policy: secret scalar 0, or: policy: public buffer 1    (index of the parameter)
+    policy: guarded arithmetic                              (a secret may guard any arithmetic)
+    sass: REGEX, or: sass on sm_90a: REGEX                  (some instruction of the kernel matches it)
+    expect: SAFE
+
+A kernel that leaks carries its expectations at the end of the offending lines: `// expect: CT01, CT03 on sm_90a`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / "tests" / "leaky"
+ARCHITECTURES = ("sm_80", "sm_90a")
+HOPPER_ONLY = "_sm90"  # how the names of such files end
+BUILD_CONTROL = "spill.cu"  # compiled by CMakeLists.txt, no kernel of the zoo
+
+_BUILT = ROOT / "build" / "leaky"  # compiled kernels, kept from run to run
+_FLAGS = ("-cubin", "-lineinfo", "-O3", "-std=c++20")
+_CUDA = ROOT / "cuda"
+_LAUNCHERS = _CUDA / "launch" / "launch.cu"  # instantiates every kernel that ships
+
+_NAME = re.compile(r"\b([LBXY]\d\d\w*)\(")
+_ITEM = re.compile(r"(?P<rule>CT\d\d)(?: on (?P<architecture>sm_\w+))?")
+_POLICY = re.compile(r"// policy: (?P<sort>secret scalar|public buffer) (?P<index>\d+)")
+_GUARDED_ARITHMETIC = "// policy: guarded arithmetic"
+_SIGN = re.compile(r"// sass(?: on (?P<architecture>sm_\w+))?: (?P<pattern>.+)")
+_MARK = re.compile(r"//\s*(?:(?:policy|sass|expect)|(?:Policy|SASS|Sass|Expect)\s*:)")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Finding:
+    """A rule on a line of the kernel's source file."""
+
+    line: int
+    rule: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel, as its source presents it. `lines` are those of its definition."""
+
+    name: str
+    file: pathlib.Path
+    lines: range
+    summary: str
+    secret_scalars: tuple[int, ...]
+    public_buffers: tuple[int, ...]
+    guarded_arithmetic: bool
+    signs: tuple[tuple[str | None, str], ...]  # architecture (None: all), regular expression
+    is_safe: bool
+    expectations: tuple[tuple[str | None, Finding], ...]  # architecture (None: all), finding
+
+    @property
+    def case(self):
+        """L29a of L29a_shared_memory."""
+        return self.name.partition("_")[0]
+
+    @property
+    def architectures(self):
+        return ("sm_90a",) if self.file.stem.endswith(HOPPER_ONLY) else ARCHITECTURES
+
+    def expected(self, architecture):
+        return {finding for where, finding in self.expectations if where in (None, architecture)}
+
+
+def files():
+    return sorted(path for path in FOLDER.glob("*.cu") if path.name != BUILD_CONTROL)
+
+
+@functools.cache
+def kernels():
+    return tuple(kernel for file in files() for kernel in parse(file, file.read_text(encoding="utf-8")))
+
+
+def parse(file, text):
+    """The kernels of one source text. A mark that cannot be read, or stands outside a kernel, is an error."""
+    lines = text.split("\n")
+    found, taken = [], set()
+    for start, line in enumerate(lines, 1):
+        if not line.startswith("__global__"):
+            continue
+        end = next(number for number in range(start, len(lines) + 1) if lines[number - 1].startswith("}"))
+        head = start
+        while head > 1 and lines[head - 2].startswith("//"):
+            head -= 1
+        found.append(_kernel(file, lines, range(head, start), range(start, end + 1)))
+        taken.update(range(head, end + 1))
+    stray = [number for number, line in enumerate(lines, 1) if _MARK.search(line) and number not in taken]
+    if stray:
+        raise ValueError(f"{file}:{stray[0]}: a mark outside any kernel. Put it above one, or on one of its lines.")
+    return found
+
+
+def _kernel(file, lines, head, body):
+    text, policy, signs, is_safe, guarded = [], {"secret scalar": [], "public buffer": []}, [], False, False
+    for number in head:
+        line = lines[number - 1]
+        if match := _POLICY.fullmatch(line):
+            policy[match["sort"]].append(int(match["index"]))
+        elif match := _SIGN.fullmatch(line):
+            signs.append((match["architecture"], match["pattern"]))
+        elif line == _GUARDED_ARITHMETIC:
+            guarded = True
+        elif line == "// expect: SAFE":
+            is_safe = True
+        elif _MARK.search(line):
+            raise ValueError(f"{file}:{number}: {line!r} is not of a form that tests/zoo.py lists. Correct it.")
+        else:
+            text.append(line.removeprefix("//").strip())
+    expectations = tuple(item for number in body for item in _expectations(file, number, lines[number - 1]))
+    name = _NAME.search(" ".join(lines[body.start - 1 : body.stop - 1]))[1]
+    if is_safe == bool(expectations):
+        raise ValueError(f"{file}: {name} must expect findings or SAFE, and not both. Say which.")
+    return Kernel(
+        name=name,
+        file=file,
+        lines=body,
+        summary=" ".join(filter(None, text)),
+        secret_scalars=tuple(policy["secret scalar"]),
+        public_buffers=tuple(policy["public buffer"]),
+        guarded_arithmetic=guarded,
+        signs=tuple(signs),
+        is_safe=is_safe,
+        expectations=expectations,
+    )
+
+
+def _expectations(file, number, line):
+    code, separator, items = line.partition("// expect: ")
+    if not separator:
+        if _MARK.search(line):
+            raise ValueError(f"{file}:{number}: {line.strip()!r} does not read '// expect: RULE, ...'. Correct it.")
+        return []
+    matches = [_ITEM.fullmatch(item) for item in items.split(", ")]
+    known = all(match and match["architecture"] in (None, *ARCHITECTURES) for match in matches)
+    if not known or not code.strip():
+        raise ValueError(f"{file}:{number}: expectation {items!r} is no list of 'CTnn' or 'CTnn on ARCH'. Correct it.")
+    return [(match["architecture"], Finding(number, match["rule"])) for match in matches]
+
+
+def cubin(file, architecture):
+    """Path of a compiled file, built where that has not been done. Skips the test where there is no nvcc."""
+    return _compiled(file, sorted(file.parent.glob("*.cuh")), architecture, _FLAGS)
+
+
+def shipped_cubin(architecture):
+    """Path of the compiled kernels that ship."""
+    headers = sorted(path for path in _CUDA.rglob("*") if path.suffix in (".h", ".cuh"))
+    return _compiled(_LAUNCHERS, headers, architecture, (*_FLAGS, "-ftz=true", f"-I{_CUDA}"))
+
+
+def _compiled(file, headers, architecture, flags):
+    nvcc = _nvcc()
+    if nvcc is None:
+        _cannot_run("no nvcc of CUDA 13: put one on the PATH, set CUDACXX, or install nvidia-cuda-nvcc==13.0.88")
+    try:
+        importlib.metadata.version("nvidia-cuda-nvdisasm")
+    except importlib.metadata.PackageNotFoundError:
+        _cannot_run("no nvdisasm: pip install 'dhp_jax[verify]'")
+    digest = hashlib.sha256(repr((_version(nvcc), architecture, flags)).encode())
+    for source in (file, *headers):
+        digest.update(source.read_bytes())
+    built = _BUILT / f"{file.stem}.{architecture}.{digest.hexdigest()[:16]}.cubin"
+    if not built.exists():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = built.with_suffix(f".{os.getpid()}")
+        target = f"-gencode=arch={architecture.replace('sm', 'compute')},code={architecture}"
+        compiled = subprocess.run([nvcc, target, *flags, file, "-o", unfinished], capture_output=True, text=True)
+        if compiled.returncode:
+            pytest.fail(f"{file} does not compile for {architecture}: {compiled.stderr}")
+        unfinished.rename(built)
+    return built
+
+
+def _cannot_run(reason):
+    """In CI a missing tool is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@functools.cache
+def _nvcc():
+    candidates = [os.environ.get("CUDACXX"), shutil.which("nvcc"), shutil.which("/usr/local/cuda/bin/nvcc")]
+    wheels = importlib.util.find_spec("nvidia")
+    for folder in wheels.submodule_search_locations if wheels else ():
+        candidates.append(shutil.which(pathlib.Path(folder, "cu13", "bin", "nvcc")))
+    return next((nvcc for nvcc in candidates if nvcc and "release 13." in _version(nvcc)), None)
+
+
+@functools.cache
+def _version(nvcc):
+    return subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
