@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Each makes .venv, installs the package into it, and runs. `make docs` builds
-# the documentation into out/docs.
+# the documentation into out/docs; `make verify` proves the compiled kernels constant-time.
 #
 #   PYTHON=python3.13   the interpreter .venv is made from (3.11 or newer)
 #   JAX=0.9.2           a release of jax to install instead of the newest
@@ -17,7 +17,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cuda dhp_jax
 CPP_SOURCES := $(shell find benchmarks cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 PY_SOURCES := benchmarks build_backend dhp_jax docs examples tests
 
-.PHONY: demo test test-gpu docs lint types format wheel clean
+.PHONY: demo test test-gpu verify docs lint types format wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/flax_transformer.py $(DEMO_FLAGS)
@@ -27,6 +27,11 @@ test: lint types
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu
+
+# -P: the installed package, not the folder's. Both proofs run; the first verdict that is not SAFE fails the target.
+verify: $(VENV)/installed
+	$(BIN)/python -P -m dhp_jax.verify
+	$(BIN)/python -P -m dhp_jax.verify --host
 
 docs: $(VENV)/installed
 	$(BIN)/python -P -m sphinx -q -W --keep-going docs out/docs

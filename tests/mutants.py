@@ -15,10 +15,11 @@ _MEMORY = ("LDG", "LDS", "LDSM", "LDGSTS", "STG", "STS", "STSM", "STAS", "LD", "
 _TENSOR = ("UTMALDG", "UTMASTG", "UTMAPF", "HGMMA")
 _MAKES_UNIFORM = ("R2UR", "UMOV", "S2UR", "ULDC", "ULEA", "UIADD3", "USHF", "ULOP3")
 _FLOW = ("BRA", "EXIT")
+_FASTER_WHEN_OFF = ("FFMA", "FADD", "FMUL", "IMAD", "HFMA2", "HADD2", "VIADD", "MOV")
 # Which rule speaks of a secret guard.
 _GUARD_RULES = {
     **dict.fromkeys((*_FLOW, "WARPSYNC", "NANOSLEEP"), "CT01"),
-    **dict.fromkeys((*_MEMORY, "LDC", "SHFL", "MUFU", "HMMA", "S2R", "HGMMA"), "CT03"),
+    **dict.fromkeys((*_MEMORY, *_FASTER_WHEN_OFF, "LDC", "SHFL", "MUFU", "HMMA", "S2R", "HGMMA"), "CT03"),
     **dict.fromkeys(("BAR", "SYNCS", "USETMAXREG", "PREEXIT", "ACQBULK", "DEPBAR", "MEMBAR"), "CT06"),
 }
 
@@ -70,7 +71,7 @@ def mutants(kernel: Kernel) -> Iterator[Mutant]:
 
 
 def _plant_guard(code: secret_registers.Code, position: int) -> Iterator[Mutant]:
-    """A secret predicate guards something else than fixed-latency arithmetic."""
+    """A secret predicate guards something that is faster, or not done, where it is off."""
     instruction = code.instructions[position]
     rule = _GUARD_RULES.get(instruction.opcode)
     if rule is None or instruction.never or (instruction.opcode in _FLOW and not instruction.guarded):

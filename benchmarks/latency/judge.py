@@ -1,7 +1,8 @@
 """Decides from the cycles of all trials whether an instruction's time depends on its operands.
 
 Two ways to judge. Where one warp or warpgroup waits for each result inside the SM, nothing else happens and the clock
-counts whole cycles: the minimum and the mean of all classes must agree to a thousandth of a cycle an instruction. Where
+counts whole cycles: the mean of all classes, and the minimum too unless the reference class itself varies (a load from
+the first cache does), must agree to a thousandth of a cycle an instruction. Where
 many warps compete, or the answer comes from beyond the SM, turns are taken differently from trial to trial: the means
 must agree to one cycle in a thousand. A mean leaves out the lowest and the highest tenth of the rounds. Noise is what
 the two means of the reference class, timed twice under two names, differ by, or the standard error of a mean where that
@@ -106,10 +107,11 @@ def judge(case: Mapping[str, object], cycles: Mapping[str, Sequence[int]]) -> Ju
         raise ValueError(f"{name}: of {list(cycles)} one must come twice, as '...{AGAIN}' too, to show the noise")
     figures = {known: Figures.of(values) for known, values in cycles.items()}
     reference = figures[again[0].removesuffix(AGAIN)]
-    spread = _spread(figures.values(), exact(case))
+    steady = exact(case) and reference.error == 0
+    spread = _spread(figures.values(), steady)
     allowed = RESOLUTION * (instructions(case) if exact(case) else reference.mean)
     error = statistics.mean(each.error for each in figures.values())
-    noise = max(_spread([reference, figures[again[0]]], exact(case)), error)
+    noise = max(_spread([reference, figures[again[0]]], steady), error)
     if spread <= allowed:
         verdict = Verdict.WITHIN if spread else Verdict.EQUAL
     else:

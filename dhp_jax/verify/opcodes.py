@@ -98,7 +98,7 @@ _GROUPS = (
     (
         Family.ALU,
         Admits.DATA,
-        f"{_FIXED}. But a warp in which its guard is off in every lane goes faster, or nobody has measured that it does "
+        f"{_FIXED}. But a warp in which its guard is off in every lane goes faster, or nobody has shown that it does "
         "not (benchmarks/results, latency)",
         f"""
         IADD3 UIADD3             | Rd P? P? : Vd Vd Vd P? P?         | X 64

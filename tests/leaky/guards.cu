@@ -127,7 +127,7 @@ __global__ void L27_lazy_rescale(const float* scores, float threshold, float* su
   if (__any_sync(0xffffffffu, new_max > old_max + threshold)) {
     float factor;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(factor) : "f"(old_max - new_max));  // expect: CT03
-    sum *= factor;  // expect: CT03
+    sum *= factor;                                                              // expect: CT03
   }
   sums[threadIdx.x] = sum;
 }

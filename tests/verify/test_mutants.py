@@ -33,7 +33,7 @@ def _kernels():
     images += [zoo.shipped_cubin(where) for where in zoo.ARCHITECTURES]
     found = [kernel for image in images for kernel in cubin.kernels(image.read_bytes())]
     policed = tuple(kernel.name for kernel in zoo.kernels() if kernel.guarded_arithmetic)
-    return [kernel for kernel in found if not kernel.name.startswith((*_PUBLIC_LOADS, *policed))]
+    return [kernel for kernel in found if not kernel.name.startswith((_PUBLIC_LOADS, *policed))]
 
 
 def _where(file):

@@ -17,8 +17,8 @@ class SecretLatency(Rule):
     match, warp reductions, sine, the check before a division, a reduction at a barrier.
     Why: an instruction that takes longer for some operands tells about them, without branch or address.
     Misses: an opcode that the table allows wrongly. Fixed latency is checked against the schedule in every kernel; all
-    that the table allows was timed on 22 sorts of operands on an H200 (benchmarks/results). On architectures that nobody
-    timed, the report says what is assumed.
+    that the table allows was timed on 22 sorts of operands on an H200 (benchmarks/results). On architectures that
+    nobody timed, the report says what is assumed.
     Fix: another instruction: ex2.approx, rcp.approx, arithmetic on integers.
     Control: tests/leaky, cases L11, L12.
     """
