@@ -301,12 +301,6 @@ class CommandTest(parameterized.TestCase):
         with unittest.mock.patch.object(command, "find", side_effect=RuntimeError("a defect")):
             assert command.main([]) == 2
 
-    def test_without_an_option_it_says_what_there_is(self):
-        done = run_command()
-        assert "no option was passed" in done.stderr
-        assert "Pass --host" in done.stderr
-        assert done.returncode == 2
-
 
 class DriverMessageTest(parameterized.TestCase):
     @parameterized.parameters(
