@@ -30,7 +30,7 @@ test-gpu: $(VENV)/installed
 
 # -P: the installed package, not the folder's. Both proofs run; the first verdict that is not SAFE fails the target.
 verify: $(VENV)/installed
-	$(BIN)/python -P -m dhp_jax.verify
+	$(BIN)/python -P -m dhp_jax.verify --no-cache
 	$(BIN)/python -P -m dhp_jax.verify --host
 
 docs: $(VENV)/installed

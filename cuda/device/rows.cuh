@@ -37,7 +37,8 @@ __device__ inline int32_t take_index(uint32_t& flat, int64_t size) {
 // of a block are in one warp tells the compiler which branches cannot split a warp; it then needs no slow
 // path at the shuffles.
 __device__ inline Place place_of_block(int64_t rows, int64_t heads, int64_t batch) {
-  uint32_t rest = blockIdx.x;
+  uint32_t rest;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(rest));  // volatile: a second call computes again
   const int32_t row = take_index(rest, rows);
   const int32_t head = take_index(rest, heads);
   const int32_t b = take_index(rest, batch);

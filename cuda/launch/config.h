@@ -16,6 +16,15 @@ struct Config {
   static constexpr DType kDType = dtype;  // of query, key, value, out and their gradients
 };
 
+// What the tensor-core kernels are compiled for. Bias, mask, lengths and a scale that is not positive cost
+// work at every score, so that they are an instance of their own.
+template <DType dtype, int channels, bool has_score_operands>
+struct TileConfig {
+  static constexpr DType kDType = dtype;
+  static constexpr int kChannels = channels;  // D rounded up to the next of 64, 128, 256
+  static constexpr bool kHasScoreOperands = has_score_operands;
+};
+
 inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";
 
 // nullptr: no kernel is compiled for this dtype.

@@ -8,6 +8,7 @@
 #include "kernels/attention_bwd_bias_plain.cuh"
 #include "kernels/attention_bwd_plain.cuh"
 #include "kernels/attention_fwd_plain.cuh"
+#include "kernels/attention_fwd_sm80.cuh"
 #include "launch/checks.h"
 #include "launch/config.h"
 #include "launch/launch.h"
@@ -15,12 +16,14 @@
 namespace dhp {
 namespace {
 
-constexpr int kMostBlocks = INT32_MAX;  // along x, CUDA programming guide, technical specifications
+constexpr int kSharedBytesByDefault = 48 * 1024;  // that a kernel may have unless it asks for more
+constexpr int kMostBlocks = INT32_MAX;            // along x, CUDA programming guide, technical specifications
 
 // One-dimensional: x alone counts beyond 65535.
 struct Grid {
-  int64_t blocks;  // -1: more than a grid may have
-  int threads;     // of a block
+  int64_t blocks;        // -1: more than a grid may have
+  int threads;           // of a block
+  int shared_bytes = 0;  // of a block, asked for at launch
 };
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -40,6 +43,12 @@ Grid query_grid(const Shape& shape) {
   return {count_blocks({shape.V, shape.B, shape.N, shape.T}), kWarpLanes};
 }
 Grid key_grid(const Shape& shape) { return {count_blocks({shape.V, shape.B, shape.K, shape.S}), kWarpLanes}; }
+
+template <typename Tiles>
+Grid query_tile_grid(const Shape& shape) {
+  return {count_blocks({shape.V, shape.B, shape.N, divide_up(shape.T, Tiles::kQueryRows)}), Tiles::kThreads,
+          Tiles::kSharedBytes};
+}
 
 // More than one warp a block only where there are queries to share out.
 Grid bias_grid(const Shape& shape, const Shape& bias) {
@@ -72,9 +81,15 @@ LaunchStatus launch(const char* stem, void (*kernel)(Params), const Params& para
                        " blocks, the limit of a grid; split the call along the batch.");
   }
   void* arguments[] = {const_cast<Params*>(&params)};
-  const cudaError_t error =
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(grid.blocks)),
-                       dim3(grid.threads), arguments, 0, static_cast<cudaStream_t>(stream));
+  const void* function = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaSuccess;
+  if (grid.shared_bytes > kSharedBytesByDefault) {
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+  }
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernel(function, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads),
+                             arguments, grid.shared_bytes, static_cast<cudaStream_t>(stream));
+  }
   if (error == cudaSuccess) return {};
   cudaGetLastError();  // taken: the next CUDA call of this thread must not report it again
   return failure(stem, params.problem,
@@ -90,6 +105,26 @@ LaunchStatus with_config(const char* stem, const Problem& problem, Run run) {
     case DType::kFloat16: return run.template operator()<Config<DType::kFloat16>>();
   }
   return failure(stem, problem, "no kernel is compiled for this dtype.");
+}
+
+// Whether a score is more than a positive multiple of the dot product.
+bool has_score_operands(const Problem& problem) {
+  return problem.bias.data != nullptr || problem.mask.data != nullptr ||
+         problem.query_lengths.data != nullptr || problem.key_value_lengths.data != nullptr ||
+         !(problem.scale > 0);
+}
+
+// The same for the tensor-core kernels, whose operands have 16 bits.
+template <DType dtype, int channels, typename Run>
+LaunchStatus with_tile_config(const Problem& problem, Run run) {
+  return has_score_operands(problem) ? run.template operator()<TileConfig<dtype, channels, true>>()
+                                     : run.template operator()<TileConfig<dtype, channels, false>>();
+}
+template <DType dtype, typename Run>
+LaunchStatus with_tile_config(const Problem& problem, Run run) {
+  if (problem.shape.D <= 64) return with_tile_config<dtype, 64>(problem, run);
+  if (problem.shape.D <= 128) return with_tile_config<dtype, 128>(problem, run);
+  return with_tile_config<dtype, 256>(problem, run);
 }
 
 // A limit beyond the last position is no limit; held to the shape, it cannot overflow where a kernel adds it.
@@ -111,9 +146,18 @@ LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream) {
   const LaunchStatus checked = first_failure(
       kStem, problem, {check_problem(problem), check_rows("out", near.out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
-  return with_config(kStem, problem, [&]<typename Config>() {
-    return launch(kStem, attention_fwd_plain<Config>, near, query_grid(problem.shape), stream);
-  });
+  const auto launch_tiles = [&]<typename Config>() {
+    return launch(kStem, attention_fwd_sm80<Config>, near,
+                  query_tile_grid<ForwardTiles<Config>>(problem.shape), stream);
+  };
+  switch (problem.dtype) {
+    case DType::kFloat32:
+      return launch(kStem, attention_fwd_plain<Config<DType::kFloat32>>, near, query_grid(problem.shape),
+                    stream);
+    case DType::kBFloat16: return with_tile_config<DType::kBFloat16>(problem, launch_tiles);
+    case DType::kFloat16: return with_tile_config<DType::kFloat16>(problem, launch_tiles);
+  }
+  return failure(kStem, problem, "no kernel is compiled for this dtype.");
 }
 
 LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream) {

@@ -1,9 +1,9 @@
 """The static proof: reads the machine code of CUDA kernels and says whether a secret can be seen in how it executes.
 
 ``python -m dhp_jax.verify`` checks the kernels of the installed dhp_jax, or the cubins, fatbins and libraries that it
-is given. It needs neither a GPU nor JAX. SAFE means: for all inputs, no secret reaches a branch, an address, a guard or
-an instruction whose latency may depend on it, under the assumptions of SECURITY.md and those in the report. What the
-model does not know makes a kernel UNKNOWN, never SAFE.
+is given. It needs neither a GPU nor JAX. SAFE means: for all inputs, no secret reaches a branch, an address, a guard
+that it may not reach, or an instruction whose latency may depend on it, under the assumptions of SECURITY.md and those
+in the report. What the model does not know makes a kernel UNKNOWN, never SAFE.
 
 From the file to the verdict::
 

@@ -148,6 +148,6 @@ def _assumptions(architecture: str) -> tuple[str, ...]:
     if architecture in _MEASURED:
         return ()
     return (
-        f"on {architecture} the latency of queued instructions that verify/opcodes.py allows on secrets is assumed to "
-        "be independent of operands; it was not measured there",
+        f"on {architecture} it is assumed that instructions which verify/opcodes.py allows on secrets take a time that "
+        "does not depend on their operands, nor on a secret guard where one is allowed; it was measured on sm_90 alone",
     )

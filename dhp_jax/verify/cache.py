@@ -13,7 +13,7 @@ from dhp_jax.verify.report import KernelReport, from_json, to_json
 
 
 class Cache:
-    """A folder of reports. Whoever can write there can forge a verdict: CI does without."""
+    """A folder of reports. Whoever can write there can forge a verdict: `make verify` and CI do without."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder

@@ -2,7 +2,7 @@
 
 Each instruction has a row with one column a register: "^" written, "v" read, "x" both, ":" alive, " " not. Our table
 (opcodes.py) and this independent account must name the same registers, on every instruction. Known gaps of the account,
-each seen in nvdisasm 13.2.51 and held by a test:
+each seen in the pinned nvdisasm and held by a test:
 
 * R2P writes and P2R reads predicates; the account shows neither.
 * Before sm_90 the text hides the descriptor of a global access; only the account names its uniform registers.

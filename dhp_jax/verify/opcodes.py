@@ -1,8 +1,9 @@
 """Every opcode that the analysis knows: its operands, what of it may be secret, and why. Default deny.
 
 One line an opcode: ``names | layout | modifiers``, the layout in the language of layout.py. An opcode, a modifier or a
-form that is not here makes the kernel UNKNOWN. Each group says what an instruction may do with secrets; addresses,
-lanes, gates, flow and meetings (layout.Role) are never secret, whatever the group.
+form that is not here makes the kernel UNKNOWN. Each group says what an instruction may do with secrets: as data, or
+also as its guard. Addresses, lanes, gates among the operands, flow and meetings (layout.Role) are never secret,
+whatever the group. Of an opcode's lines the first that fits counts.
 """
 
 from __future__ import annotations
@@ -73,14 +74,14 @@ _GROUPS = (
         f"{_FIXED}. Under a guard that is on, off or mixed it takes the same time, alone and beside others (benchmarks/"
         "results, latency)",
         f"""
-        IADD3                    | Rd P? P? : Vd Vd Vd P? P?         |
+        IADD3                    | R : V V V                         |
         LOP3                     | P? R : V V V I P                  | LUT
-        SHF                      | R : V V V                         | L R W U32 S32 U64 S64 HI
+        SHF                      | R : V V V                         | L R W U32 S32 HI
         SEL FSEL                 | R : V V P                         | FTZ
         PRMT                     | R : V V V                         |
         SGXT BMSK                | R : V V                           | U32 W
         VABSDIFF4                | R : V V V                         | U8
-        IMNMX VIMNMX             | R : V V P                         | U32 RELU S16x2 U16x2
+        VIMNMX                   | R : V V P                         | U32 RELU S16x2 U16x2
         VIMNMX3 VIADDMNMX        | R : V V V P                       | U32 RELU S16x2 U16x2
         ISETP                    | P P : V V P P?                    | {_COMPARE} U32
         FMNMX                    | R : V V P                         | FTZ NAN
@@ -105,7 +106,7 @@ _GROUPS = (
         IMAD UIMAD               | Rwide P? : V V Vaddend P?         | MOV IADD SHL U32 HI WIDE X
         LEA ULEA                 | R P? : V V V V? P?                | HI X SX32
         ULOP3                    | P? R : V V V I P                  | LUT
-        USHF                     | R : V V V                         | L R W U32 S32 U64 S64 HI
+        SHF USHF                 | R : V V V                         | L R W U32 S32 U64 S64 HI
         MOV UMOV                 | R : V                             |
         USEL                     | R : V V P                         | FTZ
         UPRMT                    | R : V V V                         |
@@ -113,7 +114,7 @@ _GROUPS = (
         IABS                     | R : V                             |
         IDP VABSDIFF4            | R : V V V                         | 4A 2A LO HI S8 U8 S16 U16
         VIADD                    | R : V V                           | 16x2
-        UIMNMX                   | R : V V P                         | U32 RELU S16x2 U16x2
+        IMNMX UIMNMX             | R : V V P                         | U32 RELU S16x2 U16x2
         ISETP UISETP             | P P : V V P P?                    | {_COMPARE} U32 EX
         FADD FMUL                | R : V V                           | {_ROUND}
         FFMA                     | R : V V V                         | {_ROUND}

@@ -161,10 +161,20 @@ def _entry(data: dict[str, Any]) -> Policy:
         reason=data["reason"],
         secrets=tuple(Part(**part) for part in data.get("secret", [])),
         public_buffers=tuple(Part(**part) for part in data.get("public_buffer", [])),
-        public_constants=data.get("public_constants", {"reason": ""})["reason"],
-        guarded_arithmetic=data.get("guarded_arithmetic", {"reason": ""})["reason"],
+        public_constants=_reason(data.get("public_constants")),
+        guarded_arithmetic=_reason(data.get("guarded_arithmetic")),
         parameter_bytes=tuple(data.get("parameter_bytes", [])),
     )
+
+
+def _reason(table: dict[str, str] | None) -> str:
+    """The one thing that such a table says; empty where there is none."""
+    if table is None:
+        return ""
+    _only(table, {"reason"})
+    if not table["reason"]:
+        raise ValueError("an empty reason")
+    return table["reason"]
 
 
 def _only(data: dict[str, Any], known: set[str]) -> None:

@@ -147,10 +147,11 @@ class State:
         """Takes over secrets in registers of the warp; whether there was a new one."""
         changed = False
         for register, content in other._contents.items():
-            if register.startswith("U") and isinstance(content, Value) and content.secret is not None:
+            secret = _either(content).secret
+            if register.startswith("U") and secret is not None:
                 own = self.read(register)
                 if own.secret is None:
-                    self._contents[register] = dataclasses.replace(own, secret=content.secret)
+                    self._contents[register] = dataclasses.replace(own, secret=secret)
                     changed = True
         return changed
 

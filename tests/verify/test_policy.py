@@ -39,6 +39,8 @@ class ReadTest(parameterized.TestCase):
             reason = "pages"
             [kernel.public_constants]
             reason = "tables"
+            [kernel.guarded_arithmetic]
+            reason = "cycles"
             [[kernel]]
             name = "second"
             reason = "nothing secret"
@@ -51,6 +53,7 @@ class ReadTest(parameterized.TestCase):
                     secrets=(Part(parameter=0, offset=16, size=8, reason="a length"),),
                     public_buffers=(Part(parameter=1, reason="pages"),),
                     public_constants="tables",
+                    guarded_arithmetic="cycles",
                     parameter_bytes=(24, 32),
                 ),
                 Policy(name="second", reason="nothing secret"),
@@ -70,6 +73,16 @@ class ReadTest(parameterized.TestCase):
             "unknown_key_of_a_part",
             "[[kernel]]\nname='a'\nreason='b'\nsecret=[{parameter=0,reason='c',bytes=4}]",
             "cannot be read",
+        ),
+        (
+            "unknown_key_of_a_permission",
+            "[[kernel]]\nname='a'\nreason='b'\nguarded_arithmetic={reason='c',opcodes=['FFMA']}",
+            "unknown keys",
+        ),
+        (
+            "empty_reason_of_a_permission",
+            "[[kernel]]\nname='a'\nreason='b'\nguarded_arithmetic={reason=''}",
+            "an empty reason",
         ),
         ("no_reason", "[[kernel]]\nname='a'", "reason"),
         ("no_reason_of_a_part", "[[kernel]]\nname='a'\nreason='b'\nsecret=[{parameter=0}]", "reason"),

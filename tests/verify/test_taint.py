@@ -6,6 +6,8 @@ import zoo
 from absl.testing import parameterized
 
 from dhp_jax.verify import Part, Policy, UnverifiableError, Verdict, cubin, verify_image
+from dhp_jax.verify.state import State
+from dhp_jax.verify.value import Step, Value
 
 PROBES = zoo.ROOT / "tests" / "verify" / "probes"
 _POINTER = """
@@ -384,6 +386,16 @@ class AcceptedTest(parameterized.TestCase):
         reports = verify_image(zoo.shipped_cubin(architecture))
         assert len(reports) >= 18
         assert [report.kernel for report in reports if report.verdict is not Verdict.SAFE] == []
+
+
+class SharedStateTest(parameterized.TestCase):
+    @parameterized.parameters((None,), (("P0", True),), (("P0", False),))
+    def test_secret_of_the_warp_is_there_whichever_way_a_lane_came(self, guard):
+        own, other = State(), State()
+        other.write("UR5", Value(Step(None, "memory", "loaded")), guard)
+        assert own.share(other)
+        assert own.read("UR5").secret is not None
+        assert not own.share(other)
 
 
 class RefusalTest(parameterized.TestCase):

@@ -12,12 +12,13 @@ from dhp_jax.verify.site import Site
 class ControlInMemory(Rule):
     """A secret is stored to local memory, among spilled addresses and counters.
 
-    Catches: every store of a secret to a thread's local memory, be it a spill or an array that the compiler could not
+    Catches: every STL of a secret to a thread's local memory, be it a spill or an array that the compiler could not
     keep in registers.
     Why: local memory leaves the chip, and outlives the kernel. And the analysis holds it for one region: once a secret
     lies there, an address, a predicate or a loop counter that was spilled there comes back secret, and CT01 to CT03
     report where it is used.
-    Misses: shared memory, which holds secrets by its purpose; what is loaded from it is secret always.
+    Misses: shared memory, which holds secrets by its purpose; what is loaded from it is secret always. A store through
+    a generic pointer (ST) may reach local memory too: what comes back is secret, the store itself is not reported.
     Fix: fewer live values; arrays indexed by constants only.
     Control: tests/leaky, case L29b, and tests/leaky/spill.cu.
     """

@@ -18,7 +18,7 @@ class SecretBranch(Rule):
     Why: an observer who sees addresses of instructions, or only the time, sees the decision.
     Misses: nothing in this model. Short `if`s that ptxas turns into predicates are CT03's.
     Fix: compute both sides and choose the value with a select (cuda/device/ct.cuh).
-    Control: tests/leaky, cases L1, L2, L4 to L10, L14.
+    Control: tests/leaky, cases L01, L02, L04 to L10, L13, L14.
     """
 
     id = "CT01"

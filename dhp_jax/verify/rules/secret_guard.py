@@ -23,7 +23,7 @@ class SecretGuard(Rule):
     (Admits.EVERYTHING in opcodes.py), and on all arithmetic where the policy says so, which the report repeats; whether
     the arithmetic unit saves power is out of contract.
     Fix: keep a claim as a mask word, not as a bool (CtMask in cuda/device/ct.cuh): ptxas then has no predicate to use.
-    Control: tests/leaky, cases L3, L25 to L28; B01, B05 and B15 without the policy that they name.
+    Control: tests/leaky, cases L03, L25 to L28; B01, B05 and B15 without the policy that they name.
     """
 
     id = "CT03"

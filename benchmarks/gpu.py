@@ -1,0 +1,196 @@
+"""Attention on one GPU beside PyTorch's, in one process: `python benchmarks/gpu.py`.
+
+Peers are `torch.nn.functional.scaled_dot_product_attention` on its FlashAttention-2 and cuDNN backends. Each case is
+timed in rounds that go through all implementations; a round times `_CALLS` calls of one, enqueued at once, until the
+device has done them. The table gives medians of the rounds in TFLOP/s, half the distance between their quartiles in
+per cent, and the ratios. A forward pass counts 4 B N T S D operations, half of it where causal, a backward pass 2.5
+times as many, whatever the implementation does.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+import subprocess
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import dhp_jax
+
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each case.", 3)
+_OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
+_ONLY = flags.DEFINE_string("only", "", "Run the cases whose name contains this.")
+
+_CALLS = 8  # in one timed program
+_TOKENS = 16384  # B times S
+_HEADS = {64: 32, 128: 16, 256: 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One call of batch * length = 16384 tokens; as many heads as make 2048 channels."""
+
+    length: int
+    channels: int
+    is_causal: bool
+    gradient: bool = False
+    dtype: str = "bfloat16"
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        mask = "causal" if self.is_causal else "full"
+        return f"{self.dtype} D={self.channels} S={self.length} {mask} {'bwd' if self.gradient else 'fwd'}"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, S, N, D) of query, key and value."""
+        return (_TOKENS // self.length, self.length, _HEADS[self.channels], self.channels)
+
+    @property
+    def operations(self) -> float:
+        """What one call counts for."""
+        batch, length, heads, channels = self.shape
+        forward = 4 * batch * heads * length**2 * channels / (2 if self.is_causal else 1)
+        return forward * (2.5 if self.gradient else 1)
+
+
+def _cases():
+    for gradient in (False, True):
+        for channels in _HEADS:
+            for length in (2048, 8192):
+                for is_causal in (False, True):
+                    yield Case(length, channels, is_causal, gradient)
+
+
+CASES = {case.name: case for case in _cases()}
+
+
+def ours(case: Case):
+    """A function that runs `_CALLS` calls of dhp_jax, one after the other, and waits."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value, d_out = (jax.random.normal(k, case.shape, case.dtype) for k in keys)
+    attend = functools.partial(dhp_jax.dot_product_attention, is_causal=case.is_causal)
+    if case.gradient:
+        _, pullback = jax.vjp(attend, query, key, value)
+
+        @jax.jit
+        def chain(d_out):
+            for _ in range(_CALLS):
+                d_out = sum(pullback(d_out)).astype(d_out.dtype)
+            return d_out
+
+        arguments = (d_out,)
+    else:
+
+        @jax.jit
+        def chain(query, key, value):
+            for _ in range(_CALLS):
+                query = attend(query, key, value)
+            return query
+
+        arguments = (query, key, value)
+    return lambda: jax.block_until_ready(chain(*arguments))
+
+
+def torch_peer(case: Case, backend_name: str):
+    """The same for one backend of PyTorch; None where PyTorch or the backend is not there."""
+    try:
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:
+        return None
+    backend = getattr(SDPBackend, backend_name)
+    dtype = getattr(torch, case.dtype)
+    batch, length, heads, channels = case.shape
+    draw = functools.partial(torch.randn, batch, heads, length, channels, device="cuda", dtype=dtype)
+    query, key, value, d_out = (draw(requires_grad=case.gradient) for _ in range(4))
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def run():
+        with sdpa_kernel(backend):
+            for _ in range(_CALLS):
+                if case.gradient:
+                    torch.autograd.grad(out, (query, key, value), d_out, retain_graph=True)
+                else:
+                    attend(query, key, value, is_causal=case.is_causal)
+        torch.cuda.synchronize()
+
+    try:
+        with sdpa_kernel(backend):
+            out = attend(query, key, value, is_causal=case.is_causal)
+        run()
+    except RuntimeError:
+        return None
+    return run
+
+
+def compare(case: Case, rounds: int) -> dict:
+    """Medians of all implementations in TFLOP/s, and what ours is of each peer's."""
+    programs = {
+        "dhp_jax": ours(case),
+        "FlashAttention-2": torch_peer(case, "FLASH_ATTENTION"),
+        "cuDNN": torch_peer(case, "CUDNN_ATTENTION"),
+    }
+    programs = {name: program for name, program in programs.items() if program is not None}
+    seconds = {name: [] for name in programs}
+    for warm_up in (True, *[False] * rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            program()
+            if not warm_up:
+                seconds[name].append((time.perf_counter() - start) / _CALLS)
+    figures = {}
+    for name, values in seconds.items():
+        lower, median, upper = statistics.quantiles(values, n=4)
+        rate = 1e-12 * case.operations / median
+        figures[name] = {"tflops": rate, "ms": 1e3 * median, "spread_percent": 50 * (upper - lower) / median}
+    ratios = {
+        name: figures["dhp_jax"]["tflops"] / peer["tflops"] for name, peer in figures.items() if name != "dhp_jax"
+    }
+    return {"case": dataclasses.asdict(case), "name": case.name, "figures": figures, "ratios": ratios}
+
+
+def provenance() -> dict:
+    """Where and with what the figures were measured."""
+    query = "name,driver_version,clocks.max.sm,power.limit"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    gpu = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0].split(", ")
+    report = dict(zip(query.split(","), gpu, strict=True))
+    report |= {"jax": jax.__version__, "jaxlib": jax.lib.__version__, "numpy": np.__version__}
+    try:
+        import torch
+
+        report |= {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
+    except ImportError:
+        pass
+    return report
+
+
+def _cells(report: dict) -> list[str]:
+    figures, ratios = report["figures"], report["ratios"]
+    rates = [f"{figures[n]['tflops']:.0f} (+-{figures[n]['spread_percent']:.1f} %)" for n in figures]
+    return [report["name"], *rates, *(f"{ratio:.2f}" for ratio in ratios.values())]
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints the table, and writes it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    report = {"provenance": provenance(), "cases": []}
+    print(", ".join(f"{key} {value}" for key, value in report["provenance"].items()))
+    for name, case in CASES.items():
+        if _ONLY.value not in name:
+            continue
+        report["cases"].append(compare(case, _ROUNDS.value))
+        print("| " + " | ".join(_cells(report["cases"][-1])) + " |", flush=True)
+        if _OUTPUT.value:
+            pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
