@@ -11,20 +11,24 @@ struct Range {
   int32_t begin, end;
 };
 
-// The part of [from, to] that lies in an axis of `size`. The launcher holds the band to the shape, so that
-// the result fits 32 bits.
-__device__ inline Range clip(int64_t from, int64_t to, int64_t size) {
-  return {static_cast<int32_t>(max(from, int64_t{0})), static_cast<int32_t>(min(to + 1, size))};
+// The part of [from, to] that lies in an axis of `size`.
+__device__ inline Range clip(int32_t from, int32_t to, int64_t size) {
+  return {max(from, 0), min(to, static_cast<int32_t>(size) - 1) + 1};
 }
 
-// The keys that query t sees: t - left <= s <= t + right.
+// The keys that query t sees: t - left <= s <= t + right. The launcher holds the band to the shape, whose
+// axes have at most 2^30 positions, so that 32 bits suffice for any t of the problem.
 __device__ inline Range keys_seen(const Problem& problem, int32_t t) {
-  return clip(t - problem.band.left, t + problem.band.right, problem.shape.S);
+  const int32_t left = static_cast<int32_t>(problem.band.left);
+  const int32_t right = static_cast<int32_t>(problem.band.right);
+  return clip(t - left, t + right, problem.shape.S);
 }
 
 // The queries that see key s.
 __device__ inline Range queries_seeing(const Problem& problem, int32_t s) {
-  return clip(s - problem.band.right, s + problem.band.left, problem.shape.T);
+  const int32_t left = static_cast<int32_t>(problem.band.left);
+  const int32_t right = static_cast<int32_t>(problem.band.right);
+  return clip(s - right, s + left, problem.shape.T);
 }
 
 }  // namespace dhp

@@ -1,9 +1,9 @@
 // From the dot products of a tile to its scores, in the registers that hold the sums of a tensor-core
 // product.
 //
-// Two instances. Where neither bias, mask nor lengths are there and the scale is positive, a score is the dot
-// product itself and the scale goes into the exponent: only what the band hides is touched, in the tiles that
-// its edge cuts. Else a score is scale * dot + bias, or -inf where the key takes no part.
+// Two instances. Where neither bias, mask nor lengths are there and the scale is positive, a score is scale
+// times the dot product, and only the tiles that the edge of the band cuts are looked at more closely. Else a
+// score is scale * dot + bias, or -inf where the key takes no part.
 
 #pragma once
 
@@ -12,6 +12,7 @@
 #include "device/band.cuh"
 #include "device/ct.cuh"
 #include "device/mma.cuh"
+#include "device/product.cuh"
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "params.h"
@@ -20,46 +21,59 @@ namespace dhp {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-// The scores between the query rows of one warp and one tile of keys.
-template <typename Config, typename Tiles>
+// Which positions the rows of a product are; its columns are the others.
+enum class Rows { kQueries, kKeys };
+
+// The scores between the rows of one warp, kStrips strips, and tiles of 8 kTiles columns.
+template <typename Config, Rows kRows, int kStrips, int kTiles>
 class ScoreTile {
  public:
-  using Scores = Sums[Tiles::kStrips][Tiles::kKeyTiles];
+  using Scores = StripSums<kStrips, kTiles>;
 
-  // `warp` is the first query row of the warp.
+  // `warp` is the first row of the warp, and the query head whose bias and mask count.
   __device__ ScoreTile(const Problem& problem, const Place& warp) : problem_(problem), warp_(warp) {
     if constexpr (Config::kHasScoreOperands) lengths_ = load_lengths(problem, warp.v, warp.b);
   }
 
-  // p = exp2(exponent_scale * (score - row maximum)).
-  __device__ float exponent_scale() const {
-    return Config::kHasScoreOperands ? kLog2E : problem_.scale * kLog2E;
-  }
-  // What a row maximum is multiplied by to be one of scale * dot + bias.
-  __device__ float row_max_scale() const { return Config::kHasScoreOperands ? 1.0f : problem_.scale; }
-
-  // The row of the problem that `half` (0 or 1) of a strip is.
+  // The position that `half` (0 or 1) of a strip is.
   __device__ int32_t row(int strip, int half) const {
-    return warp_.row + strip * kMmaRows + half * 8 + static_cast<int>(threadIdx.x) % kWarpLanes / 4;
+    return warp_row() + strip * kMmaRows + half * 8 + thread_of_block<Config::kChannels>() % kWarpLanes / 4;
   }
 
-  // Dot products to scores. `key` is the first of the tile.
-  __device__ void finish(Scores& scores, int32_t key) const {
+  // Of the rows' axis: whether a position lies before the true length.
+  __device__ CtMask row_is_real(int32_t row) const {
+    if constexpr (!Config::kHasScoreOperands) return {~0u};
+    return ct_less(row, kRows == Rows::kQueries ? lengths_.query : lengths_.key_value);
+  }
+
+  // Dot products to scores, but for the scale where there is nothing else to do. `column` is the first.
+  __device__ void finish_but_scale(Scores& scores, int32_t column) const {
     if constexpr (Config::kHasScoreOperands) {
-      scale_and_add_bias(scores, key);
-      if (problem_.mask.data != nullptr) hide_masked(scores, key);
-      hide_past_lengths(scores, key);
+      scale_and_add_bias(scores, column);
+      if (problem_.mask.data != nullptr) hide_masked(scores, column);
+      hide_past_lengths(scores, column);
     }
-    const bool all_seen = key >= keys_seen(problem_, warp_.row + Tiles::kWarpRows - 1).begin &&
-                          key + Tiles::kKeyRows <= keys_seen(problem_, warp_.row).end;
-    if (!all_seen) hide_out_of_band(scores, key);
+    if (!all_seen(column)) hide_out_of_band(scores, column);
+  }
+  // What is left to multiply by.
+  __device__ float scale_left() const { return Config::kHasScoreOperands ? 1.0f : problem_.scale; }
+
+  // Dot products to scores.
+  __device__ void finish(Scores& scores, int32_t column) const {
+    if constexpr (!Config::kHasScoreOperands) {
+      for_each_row([&](int strip, int half) {
+        for_each_column(scores[strip], half, column, [&](float& score, int32_t) { score *= problem_.scale; });
+      });
+    }
+    finish_but_scale(scores, column);
   }
 
-  // The words that keep, of registers with two neighbouring value rows each, those before the true length:
-  // {rows 2q, 2q + 1, rows 2q + 8, 2q + 9} of the k-th 16 rows of the tile.
-  __device__ uint2 real_rows(int32_t key, int k) const {
-    const int32_t row = key + k * kMmaDepth + lane_column();
-    return {real_pair(row), real_pair(row + 8)};
+  // The words that keep, of registers with two neighbouring rows of the columns' axis each, those before the
+  // true length: {rows 2q, 2q + 1, rows 2q + 8, 2q + 9} of the k-th 16 of the tile.
+  __device__ uint2 real_columns(int32_t column, int k) const {
+    if constexpr (!Config::kHasScoreOperands) return {~0u, ~0u};
+    const int32_t first = column + k * kMmaDepth + lane_column();
+    return {real_pair(first), real_pair(first + 8)};
   }
 
  private:
@@ -69,88 +83,124 @@ class ScoreTile {
   template <typename Body>
   __device__ static void for_each_row(Body body) {
 #pragma unroll
-    for (int strip = 0; strip < Tiles::kStrips; ++strip) {
+    for (int strip = 0; strip < kStrips; ++strip) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) body(strip, half);
     }
   }
 
-  // Calls body(score, key position) for all that this lane holds of one row.
+  // Calls body(score, position) for all that this lane holds of one row.
   template <typename Body>
-  __device__ void for_each_key(Sums (&scores)[Tiles::kKeyTiles], int half, int32_t key, Body body) const {
+  __device__ void for_each_column(Sums (&scores)[kTiles], int half, int32_t column, Body body) const {
 #pragma unroll
-    for (int tile = 0; tile < Tiles::kKeyTiles; ++tile) {
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int column = 0; column < 2; ++column) {
-        body(scores[tile][2 * half + column], key + tile * kMmaColumns + lane_column() + column);
+      for (int i = 0; i < 2; ++i) {
+        body(scores[tile][2 * half + i], column + tile * kMmaColumns + lane_column() + i);
       }
     }
   }
 
-  __device__ uint32_t real_pair(int32_t row) const {
-    const CtMask low = ct_less(row, lengths_.key_value), high = ct_less(row + 1, lengths_.key_value);
+  // The warp's first row; opaque where thread_of_block is.
+  __device__ int32_t warp_row() const { return Config::kChannels > 64 ? opaque(warp_.row) : warp_.row; }
+
+  __device__ int32_t last_row() const {
+    return static_cast<int32_t>(kRows == Rows::kQueries ? problem_.shape.T : problem_.shape.S) - 1;
+  }
+
+  // The columns that the band lets a row see; rows past the last see what that sees.
+  __device__ Range seen(int32_t row) const {
+    row = min(row, last_row());
+    return kRows == Rows::kQueries ? keys_seen(problem_, row) : queries_seeing(problem_, row);
+  }
+
+  // `&`, not `&&`: the branch of the latter leaves a bool in half a register, beside what is left of a
+  // secret, and the proof follows whole registers.
+  __device__ bool all_seen(int32_t column) const {
+    const int32_t first = warp_row();
+    return (column >= seen(first + kStrips * kMmaRows - 1).begin) &
+           (column + kTiles * kMmaColumns <= seen(first).end);
+  }
+
+  __device__ uint32_t real_pair(int32_t column) const {
+    const int32_t end = kRows == Rows::kQueries ? lengths_.key_value : lengths_.query;
+    const CtMask low = ct_less(column, end), high = ct_less(column + 1, end);
     return (low.bits & 0x0000ffffu) | (high.bits & 0xffff0000u);
   }
 
-  __device__ void hide_out_of_band(Scores& scores, int32_t key) const {
+  __device__ void hide_out_of_band(Scores& scores, int32_t column) const {
     for_each_row([&](int strip, int half) {
-      const Range seen = keys_seen(problem_, row(strip, half));
-      for_each_key(scores[strip], half, key, [&](float& score, int32_t s) {
-        score = s >= seen.begin && s < seen.end ? score : -INFINITY;
+      const Range range = seen(row(strip, half));
+      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
+        score = position >= range.begin && position < range.end ? score : -INFINITY;
       });
     });
   }
 
-  __device__ void hide_past_lengths(Scores& scores, int32_t key) const {
+  __device__ void hide_past_lengths(Scores& scores, int32_t column) const {
+    const int32_t end = kRows == Rows::kQueries ? lengths_.key_value : lengths_.query;
     for_each_row([&](int strip, int half) {
-      const CtMask is_real = ct_less(row(strip, half), lengths_.query);
-      for_each_key(scores[strip], half, key, [&](float& score, int32_t s) {
-        score = ct_select(is_real & ct_less(s, lengths_.key_value), score, -INFINITY);
+      const CtMask is_real = row_is_real(row(strip, half));
+      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
+        score = ct_select(is_real & ct_less(position, end), score, -INFINITY);
       });
     });
   }
 
-  // Places outside the problem repeat the last one; what they yield is hidden afterwards, or not stored.
+  // Where bias or mask has its elements for one row. Positions outside the problem repeat the last one: what
+  // they yield is hidden afterwards, or not stored.
+  struct PlaneRow {
+    int64_t offset;  // of column 0
+    int64_t stride_column;
+    int32_t last_column;
+    __device__ int64_t at(int32_t column) const {
+      return offset + along(min(column, last_column), stride_column);
+    }
+  };
   template <typename Pointer>
-  __device__ int64_t row_offset(const ScorePlane<Pointer>& plane, int strip, int half) const {
-    const int32_t t = min(row(strip, half), static_cast<int32_t>(problem_.shape.T) - 1);
-    return offset_in(plane, {warp_.v, warp_.b, warp_.head, t, 0});
+  __device__ PlaneRow plane_row(const ScorePlane<Pointer>& plane, int32_t row) const {
+    const int32_t last_query = static_cast<int32_t>(problem_.shape.T) - 1;
+    const int32_t last_key = static_cast<int32_t>(problem_.shape.S) - 1;
+    if constexpr (kRows == Rows::kQueries) {
+      const ScorePlace first{warp_.v, warp_.b, warp_.head, min(row, last_query), 0};
+      return {offset_in(plane, first), plane.stride_s, last_key};
+    } else {
+      const ScorePlace first{warp_.v, warp_.b, warp_.head, 0, min(row, last_key)};
+      return {offset_in(plane, first), plane.stride_t, last_query};
+    }
   }
-  __device__ int32_t inside(int32_t s) const { return min(s, static_cast<int32_t>(problem_.shape.S) - 1); }
 
-  __device__ void hide_masked(Scores& scores, int32_t key) const {
+  __device__ void hide_masked(Scores& scores, int32_t column) const {
     for_each_row([&](int strip, int half) {
-      const uint8_t* const mask = problem_.mask.data + row_offset(problem_.mask, strip, half);
-      for_each_key(scores[strip], half, key, [&](float& score, int32_t s) {
-        const CtMask takes_part = ct_nonzero(mask[along(inside(s), problem_.mask.stride_s)]);
-        score = ct_select(takes_part, score, -INFINITY);
+      const PlaneRow mask = plane_row(problem_.mask, row(strip, half));
+      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
+        score = ct_select(ct_nonzero(problem_.mask.data[mask.at(position)]), score, -INFINITY);
       });
     });
   }
 
   template <typename Element>
-  __device__ void add_bias(Scores& scores, int32_t key) const {
+  __device__ void add_bias(Scores& scores, int32_t column) const {
     for_each_row([&](int strip, int half) {
-      const Element* const bias =
-          static_cast<const Element*>(problem_.bias.data) + row_offset(problem_.bias, strip, half);
-      for_each_key(scores[strip], half, key, [&](float& score, int32_t s) {
-        const float term = static_cast<float>(bias[along(inside(s), problem_.bias.stride_s)]);
-        score = fmaf(problem_.scale, score, term);
+      const PlaneRow bias = plane_row(problem_.bias, row(strip, half));
+      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
+        const Element term = static_cast<const Element*>(problem_.bias.data)[bias.at(position)];
+        score = fmaf(problem_.scale, score, static_cast<float>(term));
       });
     });
   }
 
-  __device__ void scale_and_add_bias(Scores& scores, int32_t key) const {
+  __device__ void scale_and_add_bias(Scores& scores, int32_t column) const {
     if (problem_.bias.data == nullptr) {
       for_each_row([&](int strip, int half) {
-        for_each_key(scores[strip], half, key, [&](float& score, int32_t) { score *= problem_.scale; });
+        for_each_column(scores[strip], half, column, [&](float& score, int32_t) { score *= problem_.scale; });
       });
       return;
     }
     switch (problem_.bias_dtype) {
-      case DType::kFloat32: return add_bias<float>(scores, key);
-      case DType::kBFloat16: return add_bias<__nv_bfloat16>(scores, key);
-      case DType::kFloat16: return add_bias<__half>(scores, key);
+      case DType::kFloat32: return add_bias<float>(scores, column);
+      case DType::kBFloat16: return add_bias<__nv_bfloat16>(scores, column);
+      case DType::kFloat16: return add_bias<__half>(scores, column);
     }
   }
 

@@ -16,7 +16,9 @@
 
 namespace dhp {
 
-inline constexpr int kTileAlignment = 1024;  // of shared memory; no tile needs more than 128 for itself
+// Of shared memory. Tiles need 128; rings of tiles, whose places differ in one bit of the address, lie at its
+// begin.
+inline constexpr int kTileAlignment = 1024;
 inline constexpr int kChunkBytes = 16;
 inline constexpr int kChunkChannels = 8;
 
@@ -39,6 +41,14 @@ __device__ inline void copy_chunk_async(uint32_t to, const void* from, bool exis
                : "memory");
 }
 
+// The same for one word.
+__device__ inline void copy_word_async(uint32_t to, const float* from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(to), "l"(__cvta_generic_to_global(from)), "r"(exists ? 4 : 0)
+               : "memory");
+}
+
 // Copies issued since the last call form a group.
 __device__ inline void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -46,6 +56,20 @@ __device__ inline void close_copy_group() { asm volatile("cp.async.commit_group;
 template <int kUnderWay>
 __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kUnderWay) : "memory");
+}
+
+// The value, in a way that the compiler cannot see through: what follows from it is computed again for each
+// tile. Kept in registers through a loop over tiles it would take the place of sums.
+__device__ inline int32_t opaque(int32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// The thread's index: opaque where a tile has so many channels that sums are short of registers.
+template <int kChannels>
+__device__ int thread_of_block() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return kChannels > 64 ? opaque(thread) : thread;
 }
 
 // Starts the copy of rows [first, first + kRows) of one head; what lies past `end` or `channels` is zeros.
@@ -64,8 +88,9 @@ __device__ void copy_tile_async(uint32_t tile, const Element* head, int64_t stri
   const int channel = chunk * kChunkChannels;
   const int lane_row = thread / kChunks;
   const bool counts = channel < channels;
+  constexpr int kAtOnce = kChannels > 64 ? 8 : 4;  // as registers allow
   const Element* from = head + along(first + lane_row, stride_row) + channel;
-#pragma unroll 4
+#pragma unroll kAtOnce
   for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
     const int row = lane_row + i * (kThreads / kChunks);
     copy_chunk_async(chunk_at<kChannels>(tile, row, chunk), from, counts && first + row < end);
@@ -79,13 +104,13 @@ __device__ void copy_tile_async(uint32_t tile, const Element* head, int64_t stri
 // A left operand, or rows that are summed over: lane l names row l % 16, chunk l / 16.
 template <int kChannels>
 __device__ uint32_t lane_in_rows(uint32_t tile) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  const int lane = thread_of_block<kChannels>() % kWarpLanes;
   return chunk_at<kChannels>(tile, lane % 16, lane / 16);
 }
 // Rows that become columns: lane l names row l % 8 + 8 (l / 16), chunk l / 8 % 2.
 template <int kChannels>
 __device__ uint32_t lane_in_columns(uint32_t tile) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  const int lane = thread_of_block<kChannels>() % kWarpLanes;
   return chunk_at<kChannels>(tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 }
 
@@ -98,6 +123,12 @@ __device__ uint32_t fragment_at(uint32_t lane_place, int row, int k) {
 
 __device__ inline void store_shared(uint32_t to, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" : : "r"(to), "r"(word) : "memory");
+}
+
+__device__ inline float2 load_shared_pair(uint32_t from) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(from) : "memory");
+  return pair;
 }
 
 __device__ inline uint4 load_shared(uint32_t from) {
@@ -126,6 +157,22 @@ __device__ void store_tile(uint32_t tile, const OutRows& rows, const Place& firs
       *reinterpret_cast<uint4*>(to + chunk * kChunkChannels) = words;
     }
   }
+}
+
+// The warp's part of a tile in which each warp has kRows rows.
+template <int kRows, int kChannels>
+__device__ uint32_t warp_part(uint32_t tile) {
+  return tile + opaque(static_cast<int>(threadIdx.x)) / kWarpLanes * (kRows * kChannels * 2);
+}
+
+// The first query row of the block. Blocks count along rows, the last first (a causal block has more work the
+// later its rows are, and long ones must not come last), then heads, batch and V.
+template <typename Tiles>
+__device__ Place first_row_of_block(const Shape& shape) {
+  const int32_t num_blocks = (static_cast<int32_t>(shape.T) + Tiles::kQueryRows - 1) / Tiles::kQueryRows;
+  Place first = place_of_block(num_blocks, shape.N, shape.B);
+  first.row = (num_blocks - 1 - first.row) * Tiles::kQueryRows;
+  return first;
 }
 
 }  // namespace dhp

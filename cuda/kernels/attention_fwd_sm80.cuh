@@ -16,6 +16,7 @@
 #pragma once
 
 #include "device/band.cuh"
+#include "device/product.cuh"
 #include "device/rows.cuh"
 #include "device/score_tile.cuh"
 #include "device/softmax.cuh"
@@ -35,14 +36,16 @@ struct ForwardTiles {
   static constexpr int kStrips = kChannels > 128 || Config::kHasScoreOperands ? 1 : 2;
   static constexpr int kWarpRows = kStrips * kMmaRows;
   static constexpr int kQueryRows = kWarps * kWarpRows;
-  static constexpr int kKeyRows = kChannels > 128 && Config::kHasScoreOperands ? 32 : 64;
+  // 48, so that three blocks share the registers of an SM.
+  static constexpr bool kIsSmall = kChannels == 64 && !Config::kHasScoreOperands;
+  static constexpr int kKeyRows = kIsSmall ? 48 : kChannels > 128 && Config::kHasScoreOperands ? 32 : 64;
   static constexpr int kSlots = kChannels > 128 ? 2 : 4;  // 99 KiB in all, what compute capability 8.6 has
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr int kQueryBytes = kQueryRows * kChannels * 2;
   static constexpr int kSlotBytes = kKeyRows * kChannels * 2;
   static constexpr int kSharedBytes = kQueryBytes + kSlots * kSlotBytes;
-  static constexpr int kBlocksResident = 2;  // on an SM of compute capability 8.0 or 9.0
+  static constexpr int kBlocksResident = kIsSmall ? 3 : 2;  // on an SM of compute capability 8.0 or 9.0
 };
 
 // The ring of key and value tiles of one block: key, value, key, ... A pair of places holds the tiles of one
@@ -109,115 +112,6 @@ class KeyValueRing {
   uint32_t pair_;  // shared memory
 };
 
-// scores = query . key, a strip after the other.
-//   sQuery  tile of the warp's query rows
-template <typename Tiles>
-__device__ void multiply_query_key(Sums (&scores)[Tiles::kStrips][Tiles::kKeyTiles], uint32_t sQuery,
-                                   uint32_t sKey) {
-  const uint32_t query_place = lane_in_rows<Tiles::kChannels>(sQuery);
-  const uint32_t key_place = lane_in_columns<Tiles::kChannels>(sKey);
-#pragma unroll
-  for (int strip = 0; strip < Tiles::kStrips; ++strip) {
-#pragma unroll
-    for (int tile = 0; tile < Tiles::kKeyTiles; ++tile) {
-#pragma unroll
-      for (float& sum : scores[strip][tile]) sum = 0.0f;
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < Tiles::kChannels / kMmaDepth; ++k) {
-    Fragment query[Tiles::kStrips];
-#pragma unroll
-    for (int strip = 0; strip < Tiles::kStrips; ++strip) {
-      load_matrices(query[strip], fragment_at<Tiles::kChannels>(query_place, strip * kMmaRows, k));
-    }
-#pragma unroll
-    for (int tile = 0; tile < Tiles::kKeyTiles; tile += 2) {
-      Fragment key;
-      load_matrices(key, fragment_at<Tiles::kChannels>(key_place, tile * kMmaColumns, k));
-#pragma unroll
-      for (int strip = 0; strip < Tiles::kStrips; ++strip) {
-        multiply_add<Tiles::kDType>(scores[strip][tile], query[strip], key[0], key[1]);
-        multiply_add<Tiles::kDType>(scores[strip][tile + 1], query[strip], key[2], key[3]);
-      }
-    }
-  }
-}
-
-// out += p . value. `kept` gives, for each 16 value rows, the words that keep of each register what counts.
-template <typename Tiles, typename Kept>
-__device__ void multiply_p_value(Sums (&out)[Tiles::kStrips][Tiles::kChannelTiles],
-                                 const Fragment (&p)[Tiles::kStrips][Tiles::kKeyRows / kMmaDepth],
-                                 uint32_t sValue, Kept kept) {
-  const uint32_t value_place = lane_in_rows<Tiles::kChannels>(sValue);
-#pragma unroll
-  for (int k = 0; k < Tiles::kKeyRows / kMmaDepth; ++k) {
-    const uint2 keep = kept(k);
-#pragma unroll
-    for (int tile = 0; tile < Tiles::kChannelTiles; tile += 2) {
-      Fragment value;
-      load_matrices_transposed(value, fragment_at<Tiles::kChannels>(value_place, k * kMmaDepth, tile / 2));
-      value[0] &= keep.x, value[2] &= keep.x;
-      value[1] &= keep.y, value[3] &= keep.y;
-#pragma unroll
-      for (int strip = 0; strip < Tiles::kStrips; ++strip) {
-        multiply_add<Tiles::kDType>(out[strip][tile], p[strip][k], value[0], value[1]);
-        multiply_add<Tiles::kDType>(out[strip][tile + 1], p[strip][k], value[2], value[3]);
-      }
-    }
-  }
-}
-
-// Writes the rows of a warp, and their statistics.
-//   sRows  the warp's place for its rows of the result, kWarpRows of a tile
-template <typename Tiles>
-__device__ void store_rows(const ForwardParams& params, const Place& first,
-                           Sums (&out)[Tiles::kStrips][Tiles::kChannelTiles],
-                           const OnlineSoftmax (&softmax)[Tiles::kStrips], float row_max_scale,
-                           uint32_t sRows) {
-  constexpr DType kDType = Tiles::kDType;
-  const Shape& shape = params.problem.shape;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  Place at = first;
-#pragma unroll
-  for (int strip = 0; strip < Tiles::kStrips; ++strip) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = strip * kMmaRows + half * 8 + lane / 4;
-      const float sum = quad_sum(softmax[strip].sum[half]);
-      const CtMask is_empty = ct_equal(sum, 0.0f);  // no key took part, or all that did scored -inf
-      const float factor = ct_reciprocal(sum);
-#pragma unroll
-      for (int tile = 0; tile < Tiles::kChannelTiles; ++tile) {
-        const float left = ct_keep(~is_empty, factor * out[strip][tile][2 * half]);
-        const float right = ct_keep(~is_empty, factor * out[strip][tile][2 * half + 1]);
-        store_shared(chunk_at<Tiles::kChannels>(sRows, row, tile) + 4 * (lane % 4),
-                     pack<kDType>(left, right));
-      }
-      at.row = first.row + row;
-      const int64_t index = statistic_index(shape, at);
-      if (lane % 4 == 0 && at.row < shape.T) {
-        // Finite also where nothing was seen and the scale is large.
-        params.row_max[index] = fmaxf(softmax[strip].max[half] * row_max_scale, -FLT_MAX);
-        params.log_sum[index] = ct_select(is_empty, -INFINITY, ct_log(sum));
-      }
-    }
-  }
-  __syncwarp();
-  store_tile<kDType, Tiles::kWarpRows, Tiles::kChannels>(
-      sRows, params.out, first, static_cast<int32_t>(shape.T), static_cast<int>(shape.D));
-}
-
-// The first query row of the block. Blocks count along rows, the last first (a causal block has more work the
-// later its rows are, and long ones must not come last), then heads, batch and V.
-template <typename Tiles>
-__device__ Place first_row_of_block(const Shape& shape) {
-  const int32_t num_blocks = (static_cast<int32_t>(shape.T) + Tiles::kQueryRows - 1) / Tiles::kQueryRows;
-  Place first = place_of_block(num_blocks, shape.N, shape.B);
-  first.row = (num_blocks - 1 - first.row) * Tiles::kQueryRows;
-  return first;
-}
-
 // Grid: one block for each kQueryRows query rows of a head, see first_row_of_block.
 template <typename Config>
 __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<Config>::kBlocksResident)
@@ -246,38 +140,56 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
   KeyValueRing<Tiles> ring(problem, key_0, seen.begin, seen.end, sRing);
 
   first.row += warp_row;
-  ScoreTile<Config, Tiles> score_tile(problem, first);
+  const ScoreTile<Config, Rows::kQueries, Tiles::kStrips, Tiles::kKeyTiles> score_tile(problem, first);
   OnlineSoftmax softmax[Tiles::kStrips];
-  Sums out[Tiles::kStrips][Tiles::kChannelTiles] = {};
+  StripSums<Tiles::kStrips, Tiles::kChannelTiles> out = {};
   for (int32_t key = seen.begin; at_head(key < seen.end); key += Tiles::kKeyRows) {
-    Sums scores[Tiles::kStrips][Tiles::kKeyTiles];
-    multiply_query_key<Tiles>(scores, sWarpQuery, ring.take_key(key));
-    score_tile.finish(scores, key);
-    Fragment p[Tiles::kStrips][Tiles::kKeyRows / kMmaDepth];
+    StripSums<Tiles::kStrips, Tiles::kKeyTiles> scores;
+    multiply_rows_by_rows<kDType, Tiles::kChannels>(scores, sWarpQuery, ring.take_key(key));
+    score_tile.finish_but_scale(scores, key);
+    StripFragments<Tiles::kStrips, Tiles::kKeyRows / kMmaDepth> p;
 #pragma unroll
     for (int strip = 0; strip < Tiles::kStrips; ++strip) {
       float rescale[kStripRows];
-      softmax[strip].take(scores[strip], score_tile.exponent_scale(), rescale);
+      softmax[strip].take(scores[strip], score_tile.scale_left() * kLog2E, rescale);
 #pragma unroll
       for (Sums& sums : out[strip]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums[i] *= rescale[i / 2];
       }
+      round_strip<kDType>(p[strip], scores[strip]);
+    }
+    add_weighted_rows<kDType>(out, p, ring.take_value(key),
+                              [&](int k) { return score_tile.real_columns(key, k); });
+  }
+  wait_for_copies<0>();  // of the query tile, where no key is seen: none may be under way at the end
+  // Computed again rather than kept in the registers of the loop.
+  first = first_row_of_block<Tiles>(shape);
+  first.row += thread_of_block<Tiles::kChannels>() / kWarpLanes * Tiles::kWarpRows;
+
+  CtMask is_empty[Tiles::kStrips][kStripRows];  // no key took part, or all that did scored -inf
+  float factor[Tiles::kStrips][kStripRows];
 #pragma unroll
-      for (int k = 0; k < Tiles::kKeyRows / kMmaDepth; ++k) {
-        as_left_operand<kDType>(p[strip][k], scores[strip][2 * k], scores[strip][2 * k + 1]);
+  for (int strip = 0; strip < Tiles::kStrips; ++strip) {
+#pragma unroll
+    for (int half = 0; half < kStripRows; ++half) {
+      const float sum = quad_sum(softmax[strip].sum[half]);
+      is_empty[strip][half] = ct_equal(sum, 0.0f);
+      factor[strip][half] = ct_reciprocal(sum);
+      Place at = first;
+      at.row += strip * kMmaRows + half * 8 + thread_of_block<Tiles::kChannels>() % kWarpLanes / 4;
+      const int64_t index = statistic_index(shape, at);
+      if (threadIdx.x % 4 == 0 && at.row < shape.T) {
+        // Finite also where nothing was seen and the scale is large.
+        params.row_max[index] = fmaxf(softmax[strip].max[half] * score_tile.scale_left(), -FLT_MAX);
+        params.log_sum[index] = ct_select(is_empty[strip][half], -INFINITY, ct_log(sum));
       }
     }
-    multiply_p_value<Tiles>(out, p, ring.take_value(key), [&](int k) {
-      return Config::kHasScoreOperands ? score_tile.real_rows(key, k) : uint2{~0u, ~0u};
-    });
   }
-  wait_for_copies<0>();  // of the query tile, where no key is seen
-  __syncthreads();       // the query tile is read; its place takes the result
-  // Computed again rather than kept in the registers of the loop.
-  Place warp_first = first_row_of_block<Tiles>(shape);
-  warp_first.row += warp_row;
-  store_rows<Tiles>(params, warp_first, out, softmax, score_tile.row_max_scale(), sWarpQuery);
+  store_strips<kDType>(
+      out, [&](int strip, int half) { return factor[strip][half]; },
+      [&](int strip, int half) { return ~is_empty[strip][half]; }, sWarpQuery, params.out, first, shape.T,
+      shape.D);
 }
 
 }  // namespace dhp

@@ -6,7 +6,9 @@
 #include <string>
 
 #include "kernels/attention_bwd_bias_plain.cuh"
+#include "kernels/attention_bwd_key_value_sm80.cuh"
 #include "kernels/attention_bwd_plain.cuh"
+#include "kernels/attention_bwd_query_sm80.cuh"
 #include "kernels/attention_fwd_plain.cuh"
 #include "kernels/attention_fwd_sm80.cuh"
 #include "launch/checks.h"
@@ -47,6 +49,12 @@ Grid key_grid(const Shape& shape) { return {count_blocks({shape.V, shape.B, shap
 template <typename Tiles>
 Grid query_tile_grid(const Shape& shape) {
   return {count_blocks({shape.V, shape.B, shape.N, divide_up(shape.T, Tiles::kQueryRows)}), Tiles::kThreads,
+          Tiles::kSharedBytes};
+}
+
+template <typename Tiles>
+Grid key_tile_grid(const Shape& shape) {
+  return {count_blocks({shape.V, shape.B, shape.K, divide_up(shape.S, Tiles::kKeyRows)}), Tiles::kThreads,
           Tiles::kSharedBytes};
 }
 
@@ -137,6 +145,34 @@ Params with_near_band(Params params) {
   return params;
 }
 
+template <typename Config>
+LaunchStatus launch_bwd_plain(const char* stem, const BackwardParams& params, void* stream) {
+  const Shape& shape = params.problem.shape;
+  const LaunchStatus status =
+      launch(stem, attention_bwd_query_plain<Config>, params, query_grid(shape), stream);
+  if (!status.ok()) return status;
+  return launch(stem, attention_bwd_key_value_plain<Config>, params, key_grid(shape), stream);
+}
+
+template <typename Config, Gradients gradients>
+LaunchStatus launch_bwd_key_value(const char* stem, const BackwardParams& params, void* stream) {
+  return launch(stem, attention_bwd_key_value_sm80<Config, gradients>, params,
+                key_tile_grid<KeyValueGradientTiles<Config, gradients>>(params.problem.shape), stream);
+}
+
+template <typename Config>
+LaunchStatus launch_bwd_tiles(const char* stem, const BackwardParams& params, void* stream) {
+  LaunchStatus status = launch(stem, attention_bwd_query_sm80<Config>, params,
+                               query_tile_grid<QueryGradientTiles<Config>>(params.problem.shape), stream);
+  if (!status.ok()) return status;
+  if constexpr (Config::kChannels <= 128) {
+    return launch_bwd_key_value<Config, Gradients::kBoth>(stem, params, stream);
+  } else {
+    status = launch_bwd_key_value<Config, Gradients::kValue>(stem, params, stream);
+    return status.ok() ? launch_bwd_key_value<Config, Gradients::kKey>(stem, params, stream) : status;
+  }
+}
+
 }  // namespace
 
 LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream) {
@@ -172,17 +208,20 @@ LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream) {
        check_rows("d_key", near.d_key, problem.dtype), check_rows("d_value", near.d_value, problem.dtype),
        check_device()});
   if (!checked.ok()) return checked;
-  return with_config(kStem, problem, [&]<typename Config>() {
-    LaunchStatus status =
-        launch(kStem, attention_bwd_delta_plain<Config, BackwardParams>, near, query_grid(shape), stream);
-    if (status.ok()) {
-      status = launch(kStem, attention_bwd_query_plain<Config>, near, query_grid(shape), stream);
-    }
-    if (status.ok()) {
-      status = launch(kStem, attention_bwd_key_value_plain<Config>, near, key_grid(shape), stream);
-    }
-    return status;
+  LaunchStatus status = with_config(kStem, problem, [&]<typename Config>() {
+    return launch(kStem, attention_bwd_delta_plain<Config, BackwardParams>, near, query_grid(shape), stream);
   });
+  if (!status.ok()) return status;
+  switch (problem.dtype) {
+    case DType::kFloat32: return launch_bwd_plain<Config<DType::kFloat32>>(kStem, near, stream);
+    case DType::kBFloat16:
+      return with_tile_config<DType::kBFloat16>(
+          problem, [&]<typename Config>() { return launch_bwd_tiles<Config>(kStem, near, stream); });
+    case DType::kFloat16:
+      return with_tile_config<DType::kFloat16>(
+          problem, [&]<typename Config>() { return launch_bwd_tiles<Config>(kStem, near, stream); });
+  }
+  return failure(kStem, problem, "no kernel is compiled for this dtype.");
 }
 
 LaunchStatus launch_attention_bwd_bias(const BiasBackwardParams& params, void* stream) {

@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return host.main(arguments[1:]) if arguments[:1] == ["--host"] else _verify(_parser().parse_args(arguments))
+    except BrokenPipeError:  # whoever read the report has gone; nothing more can be said to them
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+        return Verdict.UNKNOWN.value
     except Exception:
         # Python would end with status 1, which says LEAK.
         traceback.print_exc()
@@ -50,11 +53,11 @@ def _verify(options: argparse.Namespace) -> int:
     except UnverifiableError as problem:
         reports = [report.unknown("dhp_jax", problem.problem, problem.remedy)]
     if options.json:
-        print(json.dumps([report.to_json(kernel) for kernel in reports], indent=1))
+        print(json.dumps([report.to_json(kernel) for kernel in reports], indent=1), flush=True)
     elif options.sarif:
-        print(json.dumps(sarif.to_sarif(reports), indent=1))
+        print(json.dumps(sarif.to_sarif(reports), indent=1), flush=True)
     else:
-        print(text.render(reports), end="")
+        print(text.render(reports), end="", flush=True)
     return Verdict.of_all(kernel.verdict for kernel in reports).value
 
 

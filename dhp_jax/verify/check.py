@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -14,6 +15,9 @@ from dhp_jax.verify.cubin import Kernel
 from dhp_jax.verify.policy import Policies
 from dhp_jax.verify.report import KernelReport, unknown
 from dhp_jax.verify.verdict import UnverifiableError
+
+# A fork of a process with threads, as one that has imported JAX, may never end.
+_FRESH = multiprocessing.get_context("spawn")
 
 Progress = Callable[[int, int], None]  # told how many kernels are done, and how many there are
 
@@ -58,7 +62,7 @@ def verify_images(
             reports.append(unknown(str(path), f"the file cannot be read: {error}", "Check its name."))
         except UnverifiableError as problem:
             reports.append(unknown(str(path), problem.problem, problem.remedy))
-    with ProcessPoolExecutor(processes) if processes > 1 else contextlib.nullcontext() as pool:
+    with ProcessPoolExecutor(processes, _FRESH) if processes > 1 else contextlib.nullcontext() as pool:
         run = _Run(policies or Policies(), pool, cache, progress, sum(cubin.count(data) for _, data in cubins))
         collect = [run.start(name, data) for name, data in cubins]
         reports += [report for finish in collect for report in finish()]

@@ -132,6 +132,13 @@ class CommandTest(parameterized.TestCase):
         assert status == 2
         assert "the analyser failed" in said
 
+    def test_reader_that_leaves_gets_no_traceback(self):
+        command = [sys.executable, "-P", "-m", "dhp_jax.verify", "--no-cache", "--json", _safe()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            process.stdout.close()
+            said = process.stderr.read()
+        assert (process.returncode, "Traceback" in said) == (2, False), said
+
     def test_host_must_come_first(self):
         with pytest.raises(SystemExit) as stopped, mock.patch("sys.stderr"):
             _main("--json", "--host")

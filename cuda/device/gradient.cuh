@@ -1,0 +1,34 @@
+// From scores to probabilities and gradients of scores, in the registers that hold the sums of tensor-core
+// products.
+
+#pragma once
+
+#include <cmath>
+
+#include "device/ct.cuh"
+#include "device/score_tile.cuh"
+
+namespace dhp {
+
+// What the backward pass knows of a query's row.
+struct RowFacts {
+  float max;
+  float log2_sum;  // +inf where no key takes part, so that every probability is 0
+  float delta;
+};
+
+__device__ inline RowFacts row_facts(float max, float log_sum, float delta) {
+  return {max, ct_select(ct_equal(log_sum, -INFINITY), INFINITY, log_sum * kLog2E), delta};
+}
+
+// `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). Both are exactly 0
+// where the score is -inf: where the key takes no part, and in a corner where the product would be 0 * inf.
+__device__ inline void score_to_gradient(float& score, float& d_p, const RowFacts& row) {
+  const CtMask counts = ~ct_equal(score, -INFINITY);
+  // max and log2_sum stay apart: their sum would lose log2_sum to rounding where the scores are large.
+  const float p = ct_exp2(fmaf(score - row.max, kLog2E, -row.log2_sum));
+  score = ct_keep(counts, p);
+  d_p = ct_keep(counts, p * (d_p - row.delta));
+}
+
+}  // namespace dhp
