@@ -36,16 +36,14 @@ struct ForwardTiles {
   static constexpr int kStrips = kChannels > 128 || Config::kHasScoreOperands ? 1 : 2;
   static constexpr int kWarpRows = kStrips * kMmaRows;
   static constexpr int kQueryRows = kWarps * kWarpRows;
-  // 48, so that three blocks share the registers of an SM.
-  static constexpr bool kIsSmall = kChannels == 64 && !Config::kHasScoreOperands;
-  static constexpr int kKeyRows = kIsSmall ? 48 : kChannels > 128 && Config::kHasScoreOperands ? 32 : 64;
+  static constexpr int kKeyRows = kChannels > 128 && Config::kHasScoreOperands ? 32 : 64;
   static constexpr int kSlots = kChannels > 128 ? 2 : 4;  // 99 KiB in all, what compute capability 8.6 has
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr int kQueryBytes = kQueryRows * kChannels * 2;
   static constexpr int kSlotBytes = kKeyRows * kChannels * 2;
   static constexpr int kSharedBytes = kQueryBytes + kSlots * kSlotBytes;
-  static constexpr int kBlocksResident = kIsSmall ? 3 : 2;  // on an SM of compute capability 8.0 or 9.0
+  static constexpr int kBlocksResident = 2;  // on an SM of compute capability 8.0 or 9.0
 };
 
 // The ring of key and value tiles of one block: key, value, key, ... A pair of places holds the tiles of one
