@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import random
 import re
 from collections.abc import Iterator
 
@@ -58,10 +59,11 @@ class Mutant:
         return report.verdict.name == "LEAK" and bool(found & self.kills)
 
 
-def mutants(kernel: Kernel) -> Iterator[Mutant]:
-    """All mutants of a kernel that these sorts of changes give."""
+def mutants(kernel: Kernel, most: int) -> Iterator[Mutant]:
+    """The mutants that these sorts of changes give at some instructions of a kernel, at most so many."""
     code = secret_registers.Code(kernel)
-    for position in range(len(code.instructions)):
+    positions = range(len(code.instructions))
+    for position in sorted(random.Random(kernel.symbol).sample(positions, min(most, len(positions)))):
         if code.reached[position]:
             for plant in _PLANTS:
                 yield from plant(code, position)
