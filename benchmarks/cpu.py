@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from provenance import commit
 
 import dhp_jax
 
@@ -160,16 +161,11 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
-
-
 def provenance() -> dict:
     """Where and with what the figures were measured."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "host_isa": dhp_jax.build_info()["host_isa"],

@@ -14,21 +14,25 @@ import pathlib
 import re
 import statistics
 import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 from absl import app, flags
+from provenance import commit
 
 import dhp_jax
 
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of each case.", 3)
 _OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
+_COMMIT = flags.DEFINE_string("commit", None, "Commit that was built, where this folder is no working tree of it.")
 _ONLY = flags.DEFINE_string("only", "", "Run the cases in whose name this regular expression is found.")
 
 _CALLS = 8  # in one timed program
 _TOKENS = 16384  # B times S
 _HEADS = {64: 32, 128: 16, 256: 8}
+_PEERS = {"FlashAttention-2": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}  # PyTorch's names of its backends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +103,10 @@ def ours(case: Case):
 
 
 def torch_peer(case: Case, backend_name: str):
-    """The same for one backend of PyTorch; None where PyTorch or the backend is not there."""
-    try:
-        import torch
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:
-        return None
+    """The same for one backend of PyTorch; raises RuntimeError where the backend refuses the case."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     backend = getattr(SDPBackend, backend_name)
     dtype = getattr(torch, case.dtype)
     batch, length, heads, channels = case.shape
@@ -121,23 +123,20 @@ def torch_peer(case: Case, backend_name: str):
                     attend(query, key, value, is_causal=case.is_causal)
         torch.cuda.synchronize()
 
-    try:
-        with sdpa_kernel(backend):
-            out = attend(query, key, value, is_causal=case.is_causal)
-        run()
-    except RuntimeError:
-        return None
+    with sdpa_kernel(backend):
+        out = attend(query, key, value, is_causal=case.is_causal)
+    run()
     return run
 
 
 def compare(case: Case, rounds: int) -> dict:
-    """Medians of all implementations in TFLOP/s, and what ours is of each peer's."""
-    programs = {
-        "dhp_jax": ours(case),
-        "FlashAttention-2": torch_peer(case, "FLASH_ATTENTION"),
-        "cuDNN": torch_peer(case, "CUDNN_ATTENTION"),
-    }
-    programs = {name: program for name, program in programs.items() if program is not None}
+    """Medians of all implementations in TFLOP/s, what ours is of each peer's, and why a peer is missing."""
+    programs, refusals = {"dhp_jax": ours(case)}, {}
+    for name, backend in _PEERS.items():
+        try:
+            programs[name] = torch_peer(case, backend)
+        except (ImportError, RuntimeError) as refusal:
+            refusals[name] = str(refusal).splitlines()[0]
     seconds = {name: [] for name in programs}
     for warm_up in (True, *[False] * rounds):
         for name, program in programs.items():
@@ -153,7 +152,8 @@ def compare(case: Case, rounds: int) -> dict:
     ratios = {
         name: figures["dhp_jax"]["tflops"] / peer["tflops"] for name, peer in figures.items() if name != "dhp_jax"
     }
-    return {"case": dataclasses.asdict(case), "name": case.name, "figures": figures, "ratios": ratios}
+    told = {"case": dataclasses.asdict(case), "name": case.name}
+    return {**told, "figures": figures, "ratios": ratios, "refusals": refusals}
 
 
 def provenance() -> dict:
@@ -162,6 +162,7 @@ def provenance() -> dict:
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     gpu = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0].split(", ")
     report = dict(zip(query.split(","), gpu, strict=True))
+    report |= {"commit": _COMMIT.value or commit()}
     report |= {"jax": jax.__version__, "jaxlib": jax.lib.__version__, "numpy": np.__version__}
     try:
         import torch
@@ -172,10 +173,18 @@ def provenance() -> dict:
     return report
 
 
-def _cells(report: dict) -> list[str]:
+def _header() -> str:
+    names = ["dhp_jax", *_PEERS]
+    cells = ["case", *names, *(f"of {name}" for name in _PEERS)]
+    return f"| {' | '.join(cells)} |\n|---|{'--:|' * (len(cells) - 1)}"
+
+
+def _row(report: dict) -> str:
     figures, ratios = report["figures"], report["ratios"]
-    rates = [f"{figures[n]['tflops']:.0f} (+-{figures[n]['spread_percent']:.1f} %)" for n in figures]
-    return [report["name"], *rates, *(f"{ratio:.2f}" for ratio in ratios.values())]
+    rates = {name: f"{f['tflops']:.0f} (+-{f['spread_percent']:.1f} %)" for name, f in figures.items()}
+    cells = [report["name"], *(rates.get(name, "refused") for name in ("dhp_jax", *_PEERS))]
+    cells += [f"{ratios[name]:.2f}" if name in ratios else "" for name in _PEERS]
+    return f"| {' | '.join(cells)} |"
 
 
 def main(argv: list[str]) -> None:
@@ -184,11 +193,14 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     report = {"provenance": provenance(), "cases": []}
     print(", ".join(f"{key} {value}" for key, value in report["provenance"].items()))
+    print(f"\n{_header()}", flush=True)
     for name, case in CASES.items():
         if not re.search(_ONLY.value, name):
             continue
         report["cases"].append(compare(case, _ROUNDS.value))
-        print("| " + " | ".join(_cells(report["cases"][-1])) + " |", flush=True)
+        print(_row(report["cases"][-1]), flush=True)
+        for peer, refusal in report["cases"][-1]["refusals"].items():
+            print(f"{name}: {peer} refused: {refusal}", file=sys.stderr)
         if _OUTPUT.value:
             pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

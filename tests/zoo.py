@@ -1,4 +1,4 @@
-"""The kernels of tests/leaky: what their sources say about them, and how they are compiled.
+"""The kernels of tests/leaky: what their sources say about them, and how they and those that ship are compiled.
 
 A kernel's head is a comment: first what it does, then lines of the form
 
@@ -10,8 +10,11 @@ A kernel's head is a comment: first what it does, then lines of the form
 A kernel that leaks carries its expectations at the end of the offending lines: `// expect: CT01, CT03 on sm_90a`.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -23,6 +26,10 @@ import subprocess
 
 import pytest
 
+from dhp_jax.verify import cubin as image
+from dhp_jax.verify import policy, verify_images
+from dhp_jax.verify.cache import Cache
+
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "tests" / "leaky"
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -30,6 +37,8 @@ HOPPER_ONLY = "_sm90"  # how the names of such files end
 BUILD_CONTROL = "spill.cu"  # compiled by CMakeLists.txt, no kernel of the zoo
 
 _BUILT = ROOT / "build" / "leaky"  # compiled kernels, kept from run to run
+VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept likewise; `make verify` keeps none
+POLICY = ROOT / "dhp_jax" / "verify" / "policy.toml"  # for what ships
 _FLAGS = ("-cubin", "-lineinfo", "-O3", "-std=c++20")
 _CUDA = ROOT / "cuda"
 _LAUNCHERS = _CUDA / "launch" / "launch.cu"  # instantiates every kernel that ships
@@ -161,7 +170,37 @@ def cubin(file, architecture):
 def shipped_cubin(architecture):
     """Path of the compiled kernels that ship."""
     headers = sorted(path for path in _CUDA.rglob("*") if path.suffix in (".h", ".cuh"))
-    return _compiled(_LAUNCHERS, headers, architecture, (*_FLAGS, "-ftz=true", f"-I{_CUDA}"))
+    with _alone(f"launch.{architecture}"):
+        return _compiled(_LAUNCHERS, headers, architecture, (*_FLAGS, "-ftz=true", f"-I{_CUDA}"))
+
+
+@functools.cache
+def shipped_kernels(architecture):
+    """The kernels that ship, taken apart: 57,000 instructions an architecture."""
+    data = shipped_cubin(architecture).read_bytes()
+    gc.disable()  # all of it stays, and the collector would look at it again and again
+    try:
+        return tuple(image.kernels(data))
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@functools.cache
+def shipped_reports(architecture):
+    """What the verifier says of the kernels that ship, by the policy that ships."""
+    path = shipped_cubin(architecture)
+    with _alone(f"verdicts.{architecture}"):
+        return tuple(verify_images([path], policy.read(POLICY), cache=Cache(VERDICTS)))
+
+
+@contextlib.contextmanager
+def _alone(work):
+    """Workers of one test run take turns: the second finds done what the first did."""
+    _BUILT.mkdir(parents=True, exist_ok=True)
+    with (_BUILT / f"{work}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _compiled(file, headers, architecture, flags):

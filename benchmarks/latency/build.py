@@ -11,6 +11,7 @@ import re
 import subprocess
 
 from latency import sass
+from provenance import commit
 
 SOURCES = pathlib.Path(__file__).parent
 ARCHITECTURE = "-gencode=arch=compute_90a,code=sm_90a"
@@ -49,7 +50,7 @@ def manifest(program: pathlib.Path) -> dict[str, object]:
     return {
         "sha256": digest([program]),
         "sources_sha256": source_digest(),
-        "commit": commit(),
+        "commit": commit(SOURCES),
         "nvcc": _run("nvcc", "--version").strip().splitlines()[-2],
         "loops": loops,
     }
@@ -80,16 +81,6 @@ def source_digest() -> str:
 def digest(paths: list[pathlib.Path]) -> str:
     """SHA-256 over the bytes of files, one after the other."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def commit() -> str:
-    """The commit of the working tree, and whether these sources are as it has them; "unknown" outside one."""
-    try:
-        head = _run("git", "-C", str(SOURCES), "rev-parse", "HEAD").strip()
-        changed = _run("git", "-C", str(SOURCES), "status", "--porcelain", ".").strip()
-    except (RuntimeError, FileNotFoundError):
-        return "unknown"
-    return f"{head} with changes" if changed else head
 
 
 def _compile(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

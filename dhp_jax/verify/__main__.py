@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -121,4 +122,5 @@ def _progress() -> Progress | None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as in the workers of check.py
     sys.exit(main())

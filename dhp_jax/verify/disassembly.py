@@ -15,6 +15,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from dhp_jax.verify import instruction, liveness
 from dhp_jax.verify.instruction import Instruction
@@ -94,8 +95,9 @@ def disassemble(cubin: bytes, producer: tuple[int, int]) -> tuple[str, list[List
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "image.cubin")
         path.write_bytes(cubin)
-        full = _run("-c", "-gi", "-hex", str(path))
-        lives = _run("-c", "-plr", "-lrm", "narrow", str(path))
+        listings = (("-gi", "-hex"), ("-plr", "-lrm", "narrow"))
+        with ThreadPoolExecutor() as pool:
+            full, lives = pool.map(lambda options: _run("-c", *options, str(path)), listings)
     by_section = {name: liveness.parse(lines) for name, lines in _sections(lives)}
     target = re.search(r"^\s*\.target\s+(sm_\w+)", full, re.MULTILINE)
     if not target:

@@ -22,6 +22,8 @@ from dhp_jax.verify.verdict import UnverifiableError
 _PREFIX = {"GPR": "R", "PRED": "P", "UGPR": "UR", "UPRED": "UP"}
 _ROW = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*")
 _SEPARATOR = "// |"
+_CELL = re.compile(r"[^ :]")
+_BESIDE = frozenset("|0123456789")  # what stands beside the columns: bars, and how many registers are alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Life:
 def parse(lines: list[str]) -> dict[int, Life]:
     """The rows of one section, by address."""
     names: list[str] = []
-    columns: list[tuple[int, str]] = []  # position in the row, register
+    columns: dict[int, str] = {}  # register by position in the row
     rows: dict[int, Life] = {}
     for line in lines:
         text, separator, cells = line.partition(_SEPARATOR)
@@ -51,9 +53,9 @@ def parse(lines: list[str]) -> dict[int, Life]:
     return rows
 
 
-def _columns(names: list[str], cells: str) -> list[tuple[int, str]]:
+def _columns(names: list[str], cells: str) -> dict[int, str]:
     """A header such as ``  # 0123456789012  |  # 0123  |`` below the names of the register files."""
-    columns = []
+    columns: dict[int, str] = {}
     position = 0
     if len(names) != cells.count("|") + 1:
         raise _odd(cells)
@@ -63,20 +65,24 @@ def _columns(names: list[str], cells: str) -> list[tuple[int, str]]:
             digits = cell[start:].rstrip()
             if name not in _PREFIX or digits != "".join(str(i % 10) for i in range(len(digits))):
                 raise _odd(cells)
-            columns += [(position + start + i, f"{_PREFIX[name]}{i}") for i in range(len(digits))]
+            columns |= {position + start + i: f"{_PREFIX[name]}{i}" for i in range(len(digits))}
         position += len(cell) + 1
     return columns
 
 
-def _life(text: str, cells: str, columns: list[tuple[int, str]]) -> Life:
-    marks = {register: cells[position : position + 1] for position, register in columns}
-    if set(marks.values()) - set("^vx: "):
+def _life(text: str, cells: str, columns: dict[int, str]) -> Life:
+    if len(cells) <= max(columns, default=0):
         raise _odd(cells)
-    return Life(
-        " ".join(text.split()),
-        frozenset(register for register, mark in marks.items() if mark in ("v", "x")),
-        frozenset(register for register, mark in marks.items() if mark in ("^", "x")),
-    )
+    marked: dict[str, set[str]] = {"v": set(), "^": set(), "x": set()}
+    for cell in _CELL.finditer(cells):
+        register, mark = columns.get(cell.start()), cell[0]
+        if register is None and mark in _BESIDE:
+            continue
+        if register is None or mark not in marked:
+            raise _odd(cells)
+        marked[mark].add(register)
+    both = marked["x"]
+    return Life(" ".join(text.split()), frozenset(marked["v"] | both), frozenset(marked["^"] | both))
 
 
 def check(instruction: Instruction, life: Life) -> Instruction:
@@ -108,7 +114,7 @@ def check(instruction: Instruction, life: Life) -> Instruction:
             f"{sorted(writes)}, nvdisasm says reads {sorted(life.reads)} and writes {sorted(life.writes)}",
             "One of the two is wrong; find out which before anything is claimed of this kernel.",
         )
-    return dataclasses.replace(instruction, hidden=tuple(sorted(hidden)))
+    return dataclasses.replace(instruction, hidden=tuple(sorted(hidden))) if hidden else instruction
 
 
 def _hidden_descriptor(instruction: Instruction, unexplained: frozenset[str]) -> frozenset[str]:

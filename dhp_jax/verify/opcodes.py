@@ -49,9 +49,9 @@ class Opcode:
     admits: Admits
     reason: str
 
-    def covers(self, instruction: Instruction) -> bool:
+    def covers(self, modifiers: tuple[str, ...]) -> bool:
         """Whether all modifiers are known ones."""
-        return all(self.modifiers.fullmatch(modifier) for modifier in instruction.modifiers)
+        return all(self.modifiers.fullmatch(modifier) for modifier in modifiers)
 
 
 _COMPARE = "F EQ LT LE GT GE NE T NUM NAN EQU LTU LEU GTU GEU NEU AND OR XOR"
@@ -268,7 +268,7 @@ def known(instruction: Instruction) -> tuple[Opcode, tuple[tuple[Slot, Operand],
     """
     if instruction.opcode not in TABLE:
         raise _unknown("opcode", instruction)
-    lines = [opcode for opcode in TABLE[instruction.opcode] if opcode.covers(instruction)]
+    lines = _lines(instruction.opcode, instruction.modifiers)
     if not lines:
         raise _unknown("modifier", instruction)
     for opcode in lines:
@@ -276,6 +276,11 @@ def known(instruction: Instruction) -> tuple[Opcode, tuple[tuple[Slot, Operand],
         if paired is not None:
             return opcode, paired
     raise _unknown("form", instruction)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _lines(opcode: str, modifiers: tuple[str, ...]) -> tuple[Opcode, ...]:
+    return tuple(line for line in TABLE[opcode] if line.covers(modifiers))
 
 
 def _unknown(what: str, instruction: Instruction) -> UnverifiableError:

@@ -114,7 +114,7 @@ def address_terms(slot: Slot, address: Operand, instruction: Instruction) -> Ite
             width = 1
         else:
             width = slot.count(instruction)
-        yield tuple(_span(register.name, width))
+        yield _span(register.name, width)
 
 
 def _predicates(operand: Operand, instruction: Instruction) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _predicates(operand: Operand, instruction: Instruction) -> Iterator[str]:
             yield f"{operand.name.removesuffix('R')}{bit}"
 
 
-def _span(name: str, count: int) -> Iterator[str]:
+@functools.lru_cache(maxsize=1 << 12)
+def _span(name: str, count: int) -> tuple[str, ...]:
     match = _NAME.fullmatch(name)
-    if match:
-        yield from (f"{match[1]}{int(match[2]) + i}" for i in range(count))
+    return tuple(f"{match[1]}{int(match[2]) + i}" for i in range(count)) if match else ()

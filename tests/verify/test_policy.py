@@ -8,10 +8,8 @@ import pytest
 import zoo
 from absl.testing import parameterized
 
-from dhp_jax.verify import Part, Policies, Policy, UnverifiableError, cubin, policy
+from dhp_jax.verify import Part, Policies, Policy, UnverifiableError, policy
 from dhp_jax.verify.policy import Parameter
-
-_OWN = zoo.ROOT / "dhp_jax" / "verify" / "policy.toml"
 
 
 def _read(text):
@@ -150,22 +148,22 @@ class OwnPolicyTest(parameterized.TestCase):
 
     @parameterized.parameters(*zoo.ARCHITECTURES)
     def test_every_kernel_has_an_entry_that_fits(self, architecture):
-        policies = policy.read(_OWN)
+        policies = policy.read(zoo.POLICY)
         assert policies.strict
-        for kernel in cubin.kernels(zoo.shipped_cubin(architecture).read_bytes()):
+        for kernel in zoo.shipped_kernels(architecture):
             entry = policies.of(kernel.name)
             assert entry.parameter_bytes
             entry.check(kernel.parameters)
 
     def test_every_entry_has_a_kernel(self):
-        names = {policy.function_name(k.name) for k in cubin.kernels(zoo.shipped_cubin("sm_90a").read_bytes())}
-        assert {entry.name for entry in policy.read(_OWN).entries} <= names
+        names = {policy.function_name(kernel.name) for kernel in zoo.shipped_kernels("sm_90a")}
+        assert {entry.name for entry in policy.read(zoo.POLICY).entries} <= names
 
     def test_changed_parameters_are_noticed(self):
-        (entry, *_) = policy.read(_OWN).entries
+        (entry, *_) = policy.read(zoo.POLICY).entries
         with pytest.raises(UnverifiableError, match=r"take 416 bytes; the policy was written for \[408\]"):
             entry.check((Parameter(0, 0, 416),))
 
     def test_nothing_is_public_that_is_read_from_memory(self):
-        data = tomllib.loads(_OWN.read_text(encoding="utf-8"))
+        data = tomllib.loads(zoo.POLICY.read_text(encoding="utf-8"))
         assert not any({"public_buffer", "public_constants"} & set(kernel) for kernel in data["kernel"])

@@ -12,6 +12,10 @@ from dhp_jax.verify.liveness import Life
 PROBES = zoo.ROOT / "tests" / "verify" / "probes"
 
 
+def _kernels(path):
+    return cubin.kernels(path.read_bytes())
+
+
 def _span(prefix, first, count):
     return {f"{prefix}{first + i}" for i in range(count)}
 
@@ -130,18 +134,17 @@ class AgreementTest(parameterized.TestCase):
 
     @parameterized.product(name=["arithmetic", "control", "memory"], architecture=zoo.ARCHITECTURES)
     def test_on_probes(self, name, architecture):
-        self._assert_agreement(zoo.cubin(PROBES / f"{name}.cu", architecture))
+        self._assert_agreement(_kernels(zoo.cubin(PROBES / f"{name}.cu", architecture)))
 
     @parameterized.parameters("pipeline", "cluster", "copies", "forms")
     def test_on_hopper_probes(self, name):
-        self._assert_agreement(zoo.cubin(PROBES / f"{name}.cu", "sm_90a"))
+        self._assert_agreement(_kernels(zoo.cubin(PROBES / f"{name}.cu", "sm_90a")))
 
     @parameterized.parameters(*zoo.ARCHITECTURES)
     def test_on_what_ships(self, architecture):
-        self._assert_agreement(zoo.shipped_cubin(architecture))
+        self._assert_agreement(zoo.shipped_kernels(architecture))
 
-    def _assert_agreement(self, path):
-        kernels = cubin.kernels(path.read_bytes())
+    def _assert_agreement(self, kernels):
         assert [kernel.listing.problem for kernel in kernels] == [None] * len(kernels)
         checked = [listed for kernel in kernels for listed in kernel.listing.code if listed.life is not None]
         assert len(checked) > 30

@@ -1,5 +1,6 @@
 """docs/verified_kernels.md and .json agree, hold no unproved kernel, and are about the kernels of this source."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 import zoo
 from absl.testing import parameterized
 
-from dhp_jax.verify import cubin
+from dhp_jax.verify import __main__, elf, image
 
 _PROGRAM = zoo.ROOT / "docs" / "verified_kernels.py"
 _REGENERATE = "run python docs/verified_kernels.py on an installed build with CUDA kernels, and commit both files"
@@ -42,6 +43,13 @@ def differences(released, compiled):
     )
 
 
+def hashes_in(library):
+    """(symbol, code hash) of all kernels in a library; nothing is disassembled."""
+    sections = [section for data in image.cubins(library.read_bytes()) for section in elf.parse(data).sections]
+    code = [section for section in sections if section.executable]
+    return {(section.name.removeprefix(".text."), hashlib.sha256(section.data).hexdigest()) for section in code}
+
+
 def report(**changes):
     return {**RELEASED[0], **changes}
 
@@ -67,7 +75,7 @@ class ReleasedTest(parameterized.TestCase):
 
     @parameterized.parameters(*zoo.ARCHITECTURES)
     def test_kernels_compiled_now_are_those_that_were_released(self, architecture):
-        kernels = cubin.kernels(zoo.shipped_cubin(architecture).read_bytes())
+        kernels = zoo.shipped_kernels(architecture)
         (ptxas,) = {kernel.ptxas for kernel in kernels}
         (released_by,) = {kernel["ptxas"] for kernel in RELEASED}
         if ptxas != released_by and not os.environ.get("CI"):
@@ -76,8 +84,19 @@ class ReleasedTest(parameterized.TestCase):
         changed = differences(hashes(RELEASED, architecture), compiled)
         assert not changed, f"{len(changed)} kernels, {changed[:3]}, are not those that were released: {_REGENERATE}"
 
+    @pytest.mark.skipif(not os.environ.get("CI"), reason="only CI surely builds with the ptxas of the release")
+    def test_installed_kernels_are_those_that_were_released(self):
+        installed = hashes_in(__main__.installed_library())
+        released = {(kernel["symbol"], kernel["code_hash"]) for kernel in RELEASED}
+        assert installed == released, _REGENERATE
+
 
 class ComparisonTest(parameterized.TestCase):
+    @parameterized.parameters(*zoo.ARCHITECTURES)
+    def test_hash_is_the_one_that_is_reported(self, architecture):
+        known = {(kernel.symbol, kernel.code_hash) for kernel in zoo.shipped_kernels(architecture)}
+        assert hashes_in(zoo.shipped_cubin(architecture)) == known
+
     @parameterized.parameters(({"a": "1"}, {"a": "2"}), ({"a": "1"}, {}), ({}, {"a": "1"}))
     def test_other_code_is_seen(self, released, compiled):
         assert differences(released, compiled) == ["a"]
