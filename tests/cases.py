@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dhp_jax
 from dhp_jax import reference
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -195,7 +196,7 @@ _ROUNDED_P_ROUNDOFFS = {"out": 0.8, "value": 1, "query": 1, "key": 1}
 
 def tolerance(name: str, dtype: str) -> float:
     """Relative to the largest value of the result: what the computation of `name`, out of inputs `dtype`, may add."""
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = jax.default_backend() == "gpu" or dhp_jax.build_info()["host_isa"] == "emulated"
     error = (_GPU_ERROR if on_gpu else _CPU_ERROR)[name]
     if dtype == "float32":
         return error

@@ -8,13 +8,14 @@
 
 #include <cstdint>
 
+#include "device/ptx.cuh"
+
 namespace dhp {
 
 // A secret claim as a word: all ones where it holds, zero elsewhere.
 //
 // A bool invites ptxas to guard the load or the ex2 whose result it chooses. A word that masks one value at a
-// time has at most become a SEL between values already there. The comparisons are asm, so that the front end
-// cannot see that the word began as a bool.
+// time has at most become a SEL between values already there.
 struct CtMask {
   uint32_t bits;
 };
@@ -22,24 +23,12 @@ struct CtMask {
 __device__ inline CtMask operator&(CtMask a, CtMask b) { return {a.bits & b.bits}; }
 __device__ inline CtMask operator~(CtMask a) { return {~a.bits}; }
 
-__device__ inline CtMask ct_less(int32_t a, int32_t b) {
-  CtMask mask;
-  asm("set.lt.u32.s32 %0, %1, %2;" : "=r"(mask.bits) : "r"(a), "r"(b));
-  return mask;
-}
+__device__ inline CtMask ct_less(int32_t a, int32_t b) { return {ptx::set_less(a, b)}; }
 
-__device__ inline CtMask ct_nonzero(uint32_t a) {
-  CtMask mask;
-  asm("set.ne.u32.u32 %0, %1, 0;" : "=r"(mask.bits) : "r"(a));
-  return mask;
-}
+__device__ inline CtMask ct_nonzero(uint32_t a) { return {ptx::set_nonzero(a)}; }
 
 // False for NaN.
-__device__ inline CtMask ct_equal(float a, float b) {
-  CtMask mask;
-  asm("set.eq.ftz.u32.f32 %0, %1, %2;" : "=r"(mask.bits) : "f"(a), "f"(b));
-  return mask;
-}
+__device__ inline CtMask ct_equal(float a, float b) { return {ptx::set_equal(a, b)}; }
 
 __device__ inline float ct_select(CtMask mask, float yes, float no) {
   return __uint_as_float((__float_as_uint(yes) & mask.bits) | (__float_as_uint(no) & ~mask.bits));
@@ -52,25 +41,13 @@ __device__ inline float ct_keep(CtMask mask, float value) {
 
 // 2^x, relative error about 2^-22 (PTX ISA); 0 for x = -inf and for results below 2^-126; NaN for NaN. One
 // instruction, as the two below.
-__device__ inline float ct_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+__device__ inline float ct_exp2(float x) { return ptx::ex2(x); }
 
 // Base-2 logarithm; -inf for 0.
-__device__ inline float ct_log2(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+__device__ inline float ct_log2(float x) { return ptx::lg2(x); }
 
 // 1 / x to 1 ulp; +inf for 0.
-__device__ inline float ct_reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+__device__ inline float ct_reciprocal(float x) { return ptx::rcp(x); }
 
 // e^x. The caller has subtracted the row's maximum or log-sum-exp, so |x| is small wherever the result
 // matters: rounding x * log2(e) costs a relative error of at most |x| * 2^-23.

@@ -21,14 +21,13 @@ __device__ inline RowFacts row_facts(float max, float log_sum, float delta) {
   return {max, ct_select(ct_equal(log_sum, -INFINITY), INFINITY, log_sum * kLog2E), delta};
 }
 
-// `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). Both are exactly 0
-// where the score is -inf: where the key takes no part, and in a corner where the product would be 0 * inf.
+// `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). A score of -inf gives 0,
+// and a dS of 0 also in a row of NaN.
 __device__ inline void score_to_gradient(float& score, float& d_p, const RowFacts& row) {
   const CtMask counts = ~ct_equal(score, -INFINITY);
   // max and log2_sum stay apart: their sum would lose log2_sum to rounding where the scores are large.
-  const float p = ct_exp2(fmaf(score - row.max, kLog2E, -row.log2_sum));
-  score = ct_keep(counts, p);
-  d_p = ct_keep(counts, p * (d_p - row.delta));
+  score = ct_exp2(fmaf(score - row.max, kLog2E, -row.log2_sum));
+  d_p = ct_keep(counts, score * (d_p - row.delta));
 }
 
 }  // namespace dhp

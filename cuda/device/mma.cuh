@@ -1,63 +1,87 @@
-// Tensor-core products of one warp, m16n8k16 with float32 sums, and the shared-memory reads that feed them.
+// Tensor-core products of one warp with float32 sums, and their operands.
 //
-// Which lane holds what, for the 16x16 left operand, the 16x8 right operand and the 16x8 sums, is fixed by
-// the PTX ISA (mma.m16n8k16). With g = lane / 4 and q = lane % 4 a lane holds
+// A product takes a left operand of 16 rows, a right operand of 8 columns, and sums over kMmaDepth: 16
+// elements of 16 bits, or 8 float32, either 32 bytes of a row. Which lane holds what is fixed by the PTX ISA
+// (mma.m16n8k16, mma.m16n8k8). With g = lane / 4 and q = lane % 4 a lane holds, where elements have 16 bits,
 //
 //   left    rows g, g + 8; columns 2q, 2q + 1 and 2q + 8, 2q + 9
 //   right   rows 2q, 2q + 1 and 2q + 8, 2q + 9; column g
 //   sums    rows g, g + 8; columns 2q, 2q + 1
 //
-// so that sums, rounded to pairs, are the left operand of a next product as they lie.
+// and where they have 32
+//
+//   left    rows g, g + 8; columns q and q + 4
+//   right   rows q and q + 4; column g
+//
+// float32 is split into two parts of 11 bits, and takes three products: high.high + high.low + low.high. What
+// is left out is 2^-21 of a term at most.
 
 #pragma once
 
 #include <cstdint>
 
 #include "device/element.cuh"
+#include "device/ptx.cuh"
 #include "params.h"
 
 namespace dhp {
 
-inline constexpr int kMmaRows = 16;    // of the left operand and the sums
-inline constexpr int kMmaColumns = 8;  // of the right operand and the sums
-inline constexpr int kMmaDepth = 16;   // summed over
+inline constexpr int kMmaRows = 16;        // of the left operand and the sums
+inline constexpr int kMmaColumns = 8;      // of the right operand and the sums
+inline constexpr int kMmaDepthBytes = 32;  // summed over
+template <DType dtype>
+inline constexpr int kMmaDepth = kMmaDepthBytes / sizeof(Element<dtype>);
 
-// Four 8x8 matrices: a left operand, or the right operands of two neighbouring products.
+// As it lies in memory: a left operand, or the right operands of two neighbouring products.
 using Fragment = uint32_t[4];
 using Sums = float[4];  // (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
 
-// sums += left * right, right = {rows 0 to 7, rows 8 to 15}.
+// As the products take it.
 template <DType dtype>
-__device__ void multiply_add(Sums& sums, const Fragment& left, uint32_t right_0, uint32_t right_8) {
-  if constexpr (dtype == DType::kBFloat16) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right_0), "r"(right_8));
+struct Operand {
+  Fragment bits;
+};
+template <>
+struct Operand<DType::kFloat32> {
+  Fragment high, low;
+};
+
+template <DType dtype>
+__device__ Operand<dtype> as_operand(const Fragment& fragment) {
+  Operand<dtype> operand;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (dtype == DType::kFloat32) {
+      // The products do not look at the last 13 bits of an operand. Of the rest they leave out a quarter of the
+      // last of its 11 bits on average, which the small factor makes up for; with it no low part is 0 that an
+      // infinity on the other side would turn into NaN. Infinity less itself is NaN, and loses against a number.
+      constexpr uint32_t kSeen = 0xffffe000u;
+      constexpr float kNextToOne = 1.0f + 0x1p-23f;
+      operand.high[i] = fragment[i] & kSeen;
+      const float rest = fmaf(__uint_as_float(fragment[i]), kNextToOne, -__uint_as_float(operand.high[i]));
+      operand.low[i] = __float_as_uint(fminf(rest, 0x1p100f));
+    } else {
+      operand.bits[i] = fragment[i];
+    }
+  }
+  return operand;
+}
+
+// sums += left . right, of the first (0) or second (1) product that `right` is for.
+template <DType dtype>
+__device__ void multiply_add(Sums& sums, const Operand<dtype>& left, const Operand<dtype>& right, int which) {
+  const int first = 2 * which, second = first + 1;
+  if constexpr (dtype == DType::kFloat32) {
+    // The small terms first, while the sum of this product is small.
+    ptx::mma_tf32(sums, left.low, right.high[first], right.high[second]);
+    ptx::mma_tf32(sums, left.high, right.low[first], right.low[second]);
+    ptx::mma_tf32(sums, left.high, right.high[first], right.high[second]);
+  } else if constexpr (dtype == DType::kBFloat16) {
+    ptx::mma_bf16(sums, left.bits, right.bits[first], right.bits[second]);
   } else {
     static_assert(dtype == DType::kFloat16);
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right_0), "r"(right_8));
+    ptx::mma_f16(sums, left.bits, right.bits[first], right.bits[second]);
   }
-}
-
-// Lane 8 i + r names row r, 16 bytes in shared memory, of matrix i. Lane 4 g + q gets columns 2q, 2q + 1 of
-// row g of each.
-__device__ inline void load_matrices(Fragment& to, uint32_t row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(row)
-               : "memory");
-}
-
-// The same with each matrix transposed: lane 4 g + q gets rows 2q, 2q + 1 of column g.
-__device__ inline void load_matrices_transposed(Fragment& to, uint32_t row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(row)
-               : "memory");
 }
 
 // Two values as they lie in memory, the first in the low half.
@@ -67,13 +91,24 @@ __device__ uint32_t pack(float first, float second) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// The sums of two neighbouring products as the left operand of a next one.
-template <DType dtype>
-__device__ void as_left_operand(Fragment& left, const Sums& columns_0, const Sums& columns_8) {
-  left[0] = pack<dtype>(columns_0[0], columns_0[1]);
-  left[1] = pack<dtype>(columns_0[2], columns_0[3]);
-  left[2] = pack<dtype>(columns_8[0], columns_8[1]);
-  left[3] = pack<dtype>(columns_8[2], columns_8[3]);
+// The k-th kMmaDepth columns of sums, rounded to the dtype, as the left operand of a next product. Of
+// float32 a lane keeps its columns 2q, 2q + 1 where the product has q, q + 4: what it sums over stands in
+// another order, which the right operand must have too.
+template <DType dtype, int kTiles>
+__device__ void as_left_fragment(Fragment& left, const Sums (&sums)[kTiles], int k) {
+  if constexpr (dtype == DType::kFloat32) {
+    const Sums& columns = sums[k];
+    left[0] = __float_as_uint(columns[0]);
+    left[1] = __float_as_uint(columns[2]);
+    left[2] = __float_as_uint(columns[1]);
+    left[3] = __float_as_uint(columns[3]);
+  } else {
+    const Sums &columns_0 = sums[2 * k], &columns_8 = sums[2 * k + 1];
+    left[0] = pack<dtype>(columns_0[0], columns_0[1]);
+    left[1] = pack<dtype>(columns_0[2], columns_0[3]);
+    left[2] = pack<dtype>(columns_8[0], columns_8[1]);
+    left[3] = pack<dtype>(columns_8[2], columns_8[3]);
+  }
 }
 
 }  // namespace dhp

@@ -19,7 +19,7 @@ struct PairRange {
   int32_t begin, end, num_heads;
 };
 
-//   Tiles  kDType, kChannels, kThreads; kTileRows of a tile; kPairs, 1 or 2; kPairBytes, a power of two;
+//   Tiles  kDType, kRowBytes, kThreads; kTileRows of a tile; kPairs, 1 or 2; kPairBytes, a power of two;
 //          kOneHead, where num_heads is 1
 template <typename Tiles>
 class PairRing {
@@ -48,11 +48,11 @@ class PairRing {
     if constexpr (Tiles::kPairs == 1) {
       __syncthreads();  // all warps are done with the pair before
       start(start_more);
-      wait_for_copies<0>();
+      ptx::wait_for_copies<0>();
       __syncthreads();  // all copies are seen
       return pair_;
     } else {
-      wait_for_copies<0>();
+      ptx::wait_for_copies<0>();
       __syncthreads();
       const uint32_t taken = pair_ ^ kTurn;
       start(start_more);
@@ -62,19 +62,19 @@ class PairRing {
 
  private:
   static constexpr uint32_t kTurn = Tiles::kPairs == 2 ? Tiles::kPairBytes : 0;
-  static constexpr uint32_t kTileBytes = Tiles::kTileRows * Tiles::kChannels * 2;
+  static constexpr uint32_t kTileBytes = Tiles::kPairBytes / 2;
 
   template <typename StartMore>
   __device__ void start(StartMore start_more) {
     // Past the last pair an empty group keeps the count.
     if (Tiles::kOneHead ? row_ < range_.end : head_ < range_.num_heads && range_.begin < range_.end) {
-      copy_tile_async<Tiles::kTileRows, Tiles::kChannels, Tiles::kThreads>(
+      copy_tile_async<Tiles::kTileRows, Tiles::kRowBytes, Tiles::kThreads>(
           pair_, left_, left_rows_.stride_row, row_, size_, channels_);
-      copy_tile_async<Tiles::kTileRows, Tiles::kChannels, Tiles::kThreads>(
+      copy_tile_async<Tiles::kTileRows, Tiles::kRowBytes, Tiles::kThreads>(
           pair_ + kTileBytes, right_, right_rows_.stride_row, row_, size_, channels_);
       start_more(pair_, head_, row_);
     }
-    close_copy_group();
+    ptx::close_copy_group();
     pair_ ^= kTurn;
     row_ += Tiles::kTileRows;
     if (!Tiles::kOneHead && row_ >= range_.end) {

@@ -1,23 +1,15 @@
-// Rows of D channels: where they lie, and the dot product of two.
-//
-// As a partner in a dot product a row is read whole by one lane, 8 channels at a time, mostly against a row
-// that the warp has staged in shared memory. As a term of a weighted sum (row_sum.cuh) it is read by the
-// whole warp, 8 channels a lane.
+// Where the rows of an attention call lie, and which of them a block owns.
 
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 
-#include "device/ct.cuh"
 #include "device/element.cuh"
-#include "device/warp.cuh"
+#include "device/ptx.cuh"
 #include "params.h"
 
 namespace dhp {
-
-inline constexpr int kLaneChannels = 8;                          // of a row, held by one lane
-inline constexpr int kMaxChannels = kLaneChannels * kWarpLanes;  // largest D
-inline constexpr int kWarpsResident = 16;  // on an SM, at least: allows 128 registers, enough not to spill
 
 // One row of query, key, value, out or a gradient: `row` is t or s, `head` counts that tensor's own heads.
 // Positions and heads are never negative. They have 32 bits, offsets 64.
@@ -33,12 +25,9 @@ __device__ inline int32_t take_index(uint32_t& flat, int64_t size) {
   return static_cast<int32_t>(index);
 }
 
-// The row that the block owns: one warp a block, counted along rows, then heads, batch and V. That all lanes
-// of a block are in one warp tells the compiler which branches cannot split a warp; it then needs no slow
-// path at the shuffles.
+// What the block owns, where blocks are counted along `rows` (or tiles of them), then heads, batch and V.
 __device__ inline Place place_of_block(int64_t rows, int64_t heads, int64_t batch) {
-  uint32_t rest;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(rest));  // volatile: a second call computes again
+  uint32_t rest = ptx::block_index();
   const int32_t row = take_index(rest, rows);
   const int32_t head = take_index(rest, heads);
   const int32_t b = take_index(rest, batch);
@@ -68,48 +57,6 @@ __device__ inline int32_t key_value_head(const Shape& shape, int32_t n) {
 // row_max, log_sum, d_lse and delta: [V, B, T, N].
 __device__ inline int64_t statistic_index(const Shape& shape, const Place& query) {
   return ((query.v * shape.B + query.b) * shape.T + query.row) * shape.N + query.head;
-}
-
-// The channels of a row that this lane holds, in kernels of one warp a block. A lane that would start past D
-// repeats the last channels instead, and must not count: no warp splits.
-struct LaneChannels {
-  int first;
-  bool counts;
-};
-__device__ inline LaneChannels lane_channels(int channels) {
-  const int first = kLaneChannels * static_cast<int>(threadIdx.x);
-  return {min(first, channels - kLaneChannels), first < channels};
-}
-
-inline constexpr DType kStaged = DType::kFloat32;  // of a row in shared memory
-
-// Copies a row to shared memory as float32, or zeros where `keep` does not hold. Needs a __syncwarp after.
-//   row   [channels] global
-//   sRow  [channels] shared
-template <DType dtype>
-__device__ void stage_row(const Element<dtype>* row, CtMask keep, int channels, float* sRow) {
-  const int first = lane_channels(channels).first;
-  float values[kLaneChannels];
-  load8<dtype>(row + first, values);
-#pragma unroll
-  for (float& value : values) value = ct_keep(keep, value);
-  store8<kStaged>(sRow + first, values);
-}
-
-// Forward and backward add in the same order, so that both see the same bits of a score.
-//   a, b  [channels], each aligned to 16 bytes
-template <DType dtype_a, DType dtype_b>
-__device__ float dot(const Element<dtype_a>* a, const Element<dtype_b>* b, int channels) {
-  float sum = 0.0f;
-#pragma unroll 1
-  for (int d = 0; d < channels; d += 8) {
-    float of_a[8], of_b[8];
-    load8<dtype_a>(a + d, of_a);
-    load8<dtype_b>(b + d, of_b);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum = fmaf(of_a[i], of_b[i], sum);
-  }
-  return sum;
 }
 
 }  // namespace dhp

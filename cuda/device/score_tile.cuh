@@ -37,7 +37,7 @@ class ScoreTile {
 
   // The position that `half` (0 or 1) of a strip is.
   __device__ int32_t row(int strip, int half) const {
-    return warp_row() + strip * kMmaRows + half * 8 + thread_of_block<Config::kChannels>() % kWarpLanes / 4;
+    return warp_row() + strip * kMmaRows + half * 8 + thread_of_block<Config::kRowBytes>() % kWarpLanes / 4;
   }
 
   // Of the rows' axis: whether a position lies before the true length.
@@ -49,7 +49,13 @@ class ScoreTile {
   // Dot products to scores, but for the scale where there is nothing else to do. `column` is the first.
   __device__ void finish_but_scale(Scores& scores, int32_t column) const {
     if constexpr (Config::kHasScoreOperands) {
-      scale_and_add_bias(scores, column);
+      if (problem_.bias.data == nullptr) {
+        scale(scores);
+      } else if (problem_.bias_dtype == DType::kFloat32) {
+        scale_and_add_bias<true>(scores, column);
+      } else {
+        scale_and_add_bias<false>(scores, column);
+      }
       if (problem_.mask.data != nullptr) hide_masked(scores, column);
       hide_past_lengths(scores, column);
     }
@@ -60,19 +66,17 @@ class ScoreTile {
 
   // Dot products to scores.
   __device__ void finish(Scores& scores, int32_t column) const {
-    if constexpr (!Config::kHasScoreOperands) {
-      for_each_row([&](int strip, int half) {
-        for_each_column(scores[strip], half, column, [&](float& score, int32_t) { score *= problem_.scale; });
-      });
-    }
+    if constexpr (!Config::kHasScoreOperands) scale(scores);
     finish_but_scale(scores, column);
   }
 
-  // The words that keep, of registers with two neighbouring rows of the columns' axis each, those before the
-  // true length: {rows 2q, 2q + 1, rows 2q + 8, 2q + 9} of the k-th 16 of the tile.
+  // As rows of a weighted sum, the words that keep of the columns those before the true length, for
+  // add_weighted_rows: of the k-th 16, {2q and 2q + 1, 2q + 8 and 2q + 9}, two to a word; of float32, of the
+  // k-th 8, {2q, 2q + 1}.
   __device__ uint2 real_columns(int32_t column, int k) const {
     if constexpr (!Config::kHasScoreOperands) return {~0u, ~0u};
-    const int32_t first = column + k * kMmaDepth + lane_column();
+    const int32_t first = column + k * kMmaDepth<Config::kDType> + lane_column();
+    if constexpr (Config::kIsWide) return {column_is_real(first).bits, column_is_real(first + 1).bits};
     return {real_pair(first), real_pair(first + 8)};
   }
 
@@ -102,7 +106,7 @@ class ScoreTile {
   }
 
   // The warp's first row; opaque where thread_of_block is.
-  __device__ int32_t warp_row() const { return Config::kChannels > 64 ? opaque(warp_.row) : warp_.row; }
+  __device__ int32_t warp_row() const { return Config::kRowBytes > 128 ? ptx::opaque(warp_.row) : warp_.row; }
 
   __device__ int32_t last_row() const {
     return static_cast<int32_t>(kRows == Rows::kQueries ? problem_.shape.T : problem_.shape.S) - 1;
@@ -122,10 +126,11 @@ class ScoreTile {
            (column + kTiles * kMmaColumns <= seen(first).end);
   }
 
+  __device__ CtMask column_is_real(int32_t column) const {
+    return ct_less(column, kRows == Rows::kQueries ? lengths_.key_value : lengths_.query);
+  }
   __device__ uint32_t real_pair(int32_t column) const {
-    const int32_t end = kRows == Rows::kQueries ? lengths_.key_value : lengths_.query;
-    const CtMask low = ct_less(column, end), high = ct_less(column + 1, end);
-    return (low.bits & 0x0000ffffu) | (high.bits & 0xffff0000u);
+    return (column_is_real(column).bits & 0x0000ffffu) | (column_is_real(column + 1).bits & 0xffff0000u);
   }
 
   __device__ void hide_out_of_band(Scores& scores, int32_t column) const {
@@ -138,11 +143,10 @@ class ScoreTile {
   }
 
   __device__ void hide_past_lengths(Scores& scores, int32_t column) const {
-    const int32_t end = kRows == Rows::kQueries ? lengths_.key_value : lengths_.query;
     for_each_row([&](int strip, int half) {
       const CtMask is_real = row_is_real(row(strip, half));
       for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
-        score = ct_select(is_real & ct_less(position, end), score, -INFINITY);
+        score = ct_select(is_real & column_is_real(position), score, -INFINITY);
       });
     });
   }
@@ -179,28 +183,34 @@ class ScoreTile {
     });
   }
 
-  template <typename Element>
-  __device__ void add_bias(Scores& scores, int32_t column) const {
+  // bfloat16 and float16 are told apart after the load: a switch over all three dtypes would become a jump
+  // table.
+  template <bool kIsFloat32>
+  __device__ float bias_at(int64_t offset) const {
+    if constexpr (kIsFloat32) return static_cast<const float*>(problem_.bias.data)[offset];
+    const __nv_bfloat16 bits = static_cast<const __nv_bfloat16*>(problem_.bias.data)[offset];
+    const float as_float16 = __half2float(reinterpret_cast<const __half&>(bits));
+    return problem_.bias_dtype == DType::kBFloat16 ? __bfloat162float(bits) : as_float16;
+  }
+
+  template <bool kIsFloat32>
+  __device__ void scale_and_add_bias(Scores& scores, int32_t column) const {
     for_each_row([&](int strip, int half) {
       const PlaneRow bias = plane_row(problem_.bias, row(strip, half));
       for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
-        const Element term = static_cast<const Element*>(problem_.bias.data)[bias.at(position)];
-        score = fmaf(problem_.scale, score, static_cast<float>(term));
+        score = fmaf(problem_.scale, score, bias_at<kIsFloat32>(bias.at(position)));
       });
     });
   }
 
-  __device__ void scale_and_add_bias(Scores& scores, int32_t column) const {
-    if (problem_.bias.data == nullptr) {
-      for_each_row([&](int strip, int half) {
-        for_each_column(scores[strip], half, column, [&](float& score, int32_t) { score *= problem_.scale; });
-      });
-      return;
-    }
-    switch (problem_.bias_dtype) {
-      case DType::kFloat32: return add_bias<float>(scores, column);
-      case DType::kBFloat16: return add_bias<__nv_bfloat16>(scores, column);
-      case DType::kFloat16: return add_bias<__half>(scores, column);
+  __device__ void scale(Scores& scores) const {
+#pragma unroll
+    for (auto& strip : scores) {
+#pragma unroll
+      for (Sums& sums : strip) {
+#pragma unroll
+        for (float& score : sums) score *= problem_.scale;
+      }
     }
   }
 

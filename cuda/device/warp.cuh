@@ -1,5 +1,5 @@
-// What the 32 lanes of a warp tell each other. Who reads from whom is fixed: the value may be secret, the
-// lane is not.
+// The 32 lanes of a warp. What they tell each other goes by shuffles whose partners are fixed: the value may be
+// secret, the lane is not.
 
 #pragma once
 
@@ -20,27 +20,5 @@ __device__ inline bool at_head(bool goes_on) {
   __syncwarp();
   return goes_on;
 }
-
-// The reductions pair lanes that differ in one bit. Both partners add the same two numbers, so every lane
-// ends with the same bits.
-__device__ inline float warp_sum(float value) {
-#pragma unroll
-  for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, distance);
-  }
-  return value;
-}
-
-// A NaN loses against any number; the caller must carry it on by other means.
-__device__ inline float warp_max(float value) {
-#pragma unroll
-  for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
-  }
-  return value;
-}
-
-// The value that `lane` holds. `lane` is public and the same in all lanes.
-__device__ inline float warp_broadcast(float value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
 
 }  // namespace dhp

@@ -1,5 +1,5 @@
-// Gradients of key and value on tensor cores (mma.sync), for operands of 16 bits, Ampere and newer. Needs
-// delta, from attention_bwd_delta_plain earlier on the stream.
+// Gradients of key and value on tensor cores (mma.sync), Ampere and newer. Needs delta, from
+// attention_bwd_delta earlier on the stream.
 //
 // A block owns kKeyRows key rows of one key/value head, a warp kStrips strips of 16 of them, and goes over
 // the queries that see them, of one query head of the group after the other, in tiles. Transposed, the
@@ -23,6 +23,7 @@
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "device/score_tile.cuh"
+#include "device/store.cuh"
 #include "device/tile.cuh"
 #include "params.h"
 
@@ -30,28 +31,34 @@ namespace dhp {
 
 enum class Gradients { kBoth, kKey, kValue };
 
+// Whether the sums of both gradients fit in the registers.
+template <typename Config>
+inline constexpr bool kBothFit =
+    Config::kChannels <= (Config::kIsWide && Config::kHasScoreOperands ? 64 : 128);
+
 template <typename Config, Gradients kGradients>
 struct KeyValueGradientTiles {
   static constexpr DType kDType = Config::kDType;
   static constexpr int kChannels = Config::kChannels;
   static constexpr bool kOfKey = kGradients != Gradients::kValue;
   static constexpr bool kOfValue = kGradients != Gradients::kKey;
-  static constexpr int kWarps = 4;
+  static constexpr int kRowBytes = Config::kRowBytes;
+  static constexpr int kWarps = kRowBytes > 512 ? 2 : 4;
   static constexpr int kThreads = kWarps * kWarpLanes;
-  static constexpr int kStrips = kChannels > 64 || Config::kHasScoreOperands ? 1 : 2;
+  static constexpr int kStrips = kRowBytes > 128 || Config::kHasScoreOperands ? 1 : 2;
   static constexpr int kWarpRows = kStrips * kMmaRows;
   static constexpr int kKeyRows = kWarps * kWarpRows;
-  static constexpr int kTileRows = 32;  // queries
+  static constexpr int kTileRows = Config::kIsWide && kChannels > 64 ? 16 : 32;  // queries
   static constexpr int kQueryTiles = kTileRows / kMmaColumns;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr bool kOneHead = false;  // those of the group
   static constexpr int kPairs = kChannels > 128 ? 1 : 2;
-  static constexpr int kTileBytes = kTileRows * kChannels * 2;
+  static constexpr int kTileBytes = kTileRows * kRowBytes;
   static constexpr int kPairBytes = 2 * kTileBytes;
-  static constexpr int kRowBytes = kKeyRows * kChannels * 2;
-  static constexpr int kStatisticBytes = kTileRows * 4;  // of row_max, of log_sum, of delta
+  static constexpr int kOwnBytes = kKeyRows * kRowBytes;  // of key, of value
+  static constexpr int kStatisticBytes = kTileRows * 4;   // of row_max, of log_sum, of delta
   static constexpr int kFactBytes = 3 * kStatisticBytes;
-  static constexpr int kSharedBytes = kPairs * (kPairBytes + kFactBytes) + 2 * kRowBytes;
+  static constexpr int kSharedBytes = kPairs * (kPairBytes + kFactBytes) + 2 * kOwnBytes;
   static constexpr int kBlocksResident = 2;
 };
 
@@ -64,17 +71,18 @@ __device__ Place first_key_of_block(const Shape& shape) {
   return first;
 }
 
-// Starts the copies of row_max, log_sum and delta of a tile of queries, one warp each; zeros past the last.
+// Starts the copies of row_max, log_sum and delta of a tile of queries; zeros past the last.
 template <typename Tiles>
 __device__ void copy_statistics_async(const BackwardParams& params, const Place& query, uint32_t sFacts) {
-  const int warp = thread_of_block<Tiles::kChannels>() / kWarpLanes,
-            lane = thread_of_block<Tiles::kChannels>() % kWarpLanes;
-  static_assert(Tiles::kTileRows == kWarpLanes && Tiles::kWarps > 2);
-  if (warp > 2) return;
-  const float* const statistic = warp == 0 ? params.row_max : warp == 1 ? params.log_sum : params.delta;
-  const Place at{query.v, query.b, query.row + lane, query.head};
-  copy_word_async(sFacts + warp * Tiles::kStatisticBytes + 4 * lane,
-                  statistic + statistic_index(params.problem.shape, at), at.row < params.problem.shape.T);
+  const int thread = thread_of_block<Tiles::kRowBytes>();
+  const int which = thread / Tiles::kTileRows, row = thread % Tiles::kTileRows;
+  static_assert(Tiles::kThreads >= 3 * Tiles::kTileRows);
+  if (which > 2) return;
+  const float* const statistic = which == 0 ? params.row_max : which == 1 ? params.log_sum : params.delta;
+  const Place at{query.v, query.b, query.row + row, query.head};
+  ptx::copy_4_async(sFacts + which * Tiles::kStatisticBytes + 4 * row,
+                    statistic + statistic_index(params.problem.shape, at),
+                    at.row < params.problem.shape.T ? 4 : 0);
 }
 
 // S^T and dP^T of a tile become P^T and dS^T. A query is a column; what is known of it comes from shared
@@ -82,13 +90,13 @@ __device__ void copy_statistics_async(const BackwardParams& params, const Place&
 template <typename Tiles, int kStrips, int kTiles>
 __device__ void scores_to_gradients(StripSums<kStrips, kTiles>& scores, StripSums<kStrips, kTiles>& d_p,
                                     uint32_t sFacts) {
-  const uint32_t lane_place = sFacts + thread_of_block<Tiles::kChannels>() % 4 * 8;
+  const uint32_t lane_place = sFacts + thread_of_block<Tiles::kRowBytes>() % 4 * 8;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     const uint32_t place = lane_place + tile * kMmaColumns * 4;
-    const float2 max = load_shared_pair(place);
-    const float2 log_sum = load_shared_pair(place + Tiles::kStatisticBytes);
-    const float2 delta = load_shared_pair(place + 2 * Tiles::kStatisticBytes);
+    const float2 max = ptx::load_shared_2(place);
+    const float2 log_sum = ptx::load_shared_2(place + Tiles::kStatisticBytes);
+    const float2 delta = ptx::load_shared_2(place + 2 * Tiles::kStatisticBytes);
     const RowFacts facts[2] = {row_facts(max.x, log_sum.x, delta.x), row_facts(max.y, log_sum.y, delta.y)};
 #pragma unroll
     for (int strip = 0; strip < kStrips; ++strip) {
@@ -108,12 +116,12 @@ __global__ void __launch_bounds__(KeyValueGradientTiles<Config, kGradients>::kTh
   constexpr DType kDType = Tiles::kDType;
   constexpr int kTurn = Tiles::kPairs == 2 ? Tiles::kPairBytes : 0;
   extern __shared__ __align__(kTileAlignment) unsigned char sMemory[];
-  const uint32_t sRing = shared_address(sMemory);
+  const uint32_t sRing = ptx::shared_address(sMemory);
   const uint32_t sKey = sRing + Tiles::kPairs * Tiles::kPairBytes;
-  const uint32_t sFacts = sKey + 2 * Tiles::kRowBytes;
+  const uint32_t sFacts = sKey + 2 * Tiles::kOwnBytes;
   const int warp_row = static_cast<int>(threadIdx.x) / kWarpLanes * Tiles::kWarpRows;
-  const auto warp_key = [&] { return warp_part<Tiles::kWarpRows, Tiles::kChannels>(sKey); };
-  const auto warp_value = [&] { return warp_key() + Tiles::kRowBytes; };
+  const auto warp_key = [&] { return warp_part<Tiles::kWarpRows, Tiles::kRowBytes>(sKey); };
+  const auto warp_value = [&] { return warp_key() + Tiles::kOwnBytes; };
 
   const Problem& problem = params.problem;
   const Shape& shape = problem.shape;
@@ -125,13 +133,8 @@ __global__ void __launch_bounds__(KeyValueGradientTiles<Config, kGradients>::kTh
   const int32_t query_begin = queries_seeing(problem, first.row).begin / Tiles::kTileRows * Tiles::kTileRows;
   const int32_t query_end = queries_seeing(problem, last_row).end;
 
-  const Place row_0{first.v, first.b, 0, first.head};
-  copy_tile_async<Tiles::kKeyRows, Tiles::kChannels, Tiles::kThreads>(
-      sKey, row_at<kDType>(problem.key, row_0), problem.key.stride_row, first.row, num_rows,
-      static_cast<int>(shape.D));
-  copy_tile_async<Tiles::kKeyRows, Tiles::kChannels, Tiles::kThreads>(
-      sKey + Tiles::kRowBytes, row_at<kDType>(problem.value, row_0), problem.value.stride_row, first.row,
-      num_rows, static_cast<int>(shape.D));
+  copy_own_rows_async<Tiles, Tiles::kKeyRows>(sKey, problem.key, first, shape, num_rows);
+  copy_own_rows_async<Tiles, Tiles::kKeyRows>(sKey + Tiles::kOwnBytes, problem.value, first, shape, num_rows);
   const auto facts_of = [&](uint32_t pair) { return sFacts + (pair & kTurn ? Tiles::kFactBytes : 0); };
   const auto start_statistics = [&](uint32_t pair, int32_t head, int32_t row) {
     copy_statistics_async<Tiles>(params, {first.v, first.b, row, first_head + head}, facts_of(pair));
@@ -149,11 +152,11 @@ __global__ void __launch_bounds__(KeyValueGradientTiles<Config, kGradients>::kTh
       const uint32_t sDOut = sQuery + Tiles::kTileBytes;
       const auto kept = [&](int k) { return score_tile.real_columns(query, k); };
       StripSums<Tiles::kStrips, Tiles::kQueryTiles> scores, d_p = {};
-      multiply_rows_by_rows<kDType, Tiles::kChannels>(scores, warp_key(), sQuery);
-      if constexpr (Tiles::kOfKey) multiply_rows_by_rows<kDType, Tiles::kChannels>(d_p, warp_value(), sDOut);
+      multiply_rows_by_rows<kDType, Tiles::kRowBytes>(scores, warp_key(), sQuery);
+      if constexpr (Tiles::kOfKey) multiply_rows_by_rows<kDType, Tiles::kRowBytes>(d_p, warp_value(), sDOut);
       score_tile.finish(scores, query);
       scores_to_gradients<Tiles>(scores, d_p, facts_of(sQuery));
-      StripFragments<Tiles::kStrips, Tiles::kQueryTiles / 2> rounded;
+      StripFragments<kDType, Tiles::kStrips, Tiles::kQueryTiles> rounded;
       if constexpr (Tiles::kOfValue) {
 #pragma unroll
         for (int strip = 0; strip < Tiles::kStrips; ++strip)
@@ -167,10 +170,11 @@ __global__ void __launch_bounds__(KeyValueGradientTiles<Config, kGradients>::kTh
       }
     }
   }
-  wait_for_copies<0>();  // of the block's rows, where no query sees them: none may be under way at the end
+  ptx::wait_for_copies<0>();  // of the block's rows, where no query sees them: none may be under way at the
+                              // end
   __syncthreads();
   first = first_key_of_block<Tiles>(shape);
-  first.row += thread_of_block<Tiles::kChannels>() / kWarpLanes * Tiles::kWarpRows;
+  first.row += thread_of_block<Tiles::kRowBytes>() / kWarpLanes * Tiles::kWarpRows;
   const ScoreTile<Config, Rows::kKeys, Tiles::kStrips, Tiles::kQueryTiles> rows(problem, first);
   const auto is_real = [&](int strip, int half) { return rows.row_is_real(rows.row(strip, half)); };
   if constexpr (Tiles::kOfKey) {

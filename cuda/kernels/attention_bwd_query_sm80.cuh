@@ -1,5 +1,5 @@
-// Gradient of query on tensor cores (mma.sync), for operands of 16 bits, Ampere and newer. Needs delta, from
-// attention_bwd_delta_plain earlier on the stream.
+// Gradient of query on tensor cores (mma.sync), Ampere and newer. Needs delta, from attention_bwd_delta
+// earlier on the stream.
 //
 // A block owns kQueryRows query rows of one head, a warp kStrips strips of 16 of them, and goes over the keys
 // that they see in tiles:
@@ -18,6 +18,7 @@
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "device/score_tile.cuh"
+#include "device/store.cuh"
 #include "device/tile.cuh"
 #include "params.h"
 
@@ -27,20 +28,22 @@ template <typename Config>
 struct QueryGradientTiles {
   static constexpr DType kDType = Config::kDType;
   static constexpr int kChannels = Config::kChannels;
-  static constexpr int kWarps = 4;
+  static constexpr int kRowBytes = Config::kRowBytes;
+  static constexpr int kWarps = kRowBytes > 512 ? 2 : 4;
   static constexpr int kThreads = kWarps * kWarpLanes;
-  static constexpr int kStrips = kChannels > 128 || Config::kHasScoreOperands ? 1 : 2;
+  static constexpr int kStrips =
+      kChannels > (Config::kIsWide ? 64 : 128) || Config::kHasScoreOperands ? 1 : 2;
   static constexpr int kWarpRows = kStrips * kMmaRows;
   static constexpr int kQueryRows = kWarps * kWarpRows;
-  static constexpr int kTileRows = 32;  // keys
+  static constexpr int kTileRows = Config::kIsWide && kChannels > 64 ? 16 : 32;  // keys
   static constexpr int kKeyTiles = kTileRows / kMmaColumns;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr bool kOneHead = true;
   static constexpr int kPairs = kChannels > 128 ? 1 : 2;
-  static constexpr int kTileBytes = kTileRows * kChannels * 2;
+  static constexpr int kTileBytes = kTileRows * kRowBytes;
   static constexpr int kPairBytes = 2 * kTileBytes;
-  static constexpr int kRowBytes = kQueryRows * kChannels * 2;
-  static constexpr int kSharedBytes = kPairs * kPairBytes + 2 * kRowBytes;
+  static constexpr int kOwnBytes = kQueryRows * kRowBytes;  // of query, of d_out
+  static constexpr int kSharedBytes = kPairs * kPairBytes + 2 * kOwnBytes;
   static constexpr int kBlocksResident = 2;
 };
 
@@ -52,10 +55,10 @@ __global__ void __launch_bounds__(QueryGradientTiles<Config>::kThreads,
   using Tiles = QueryGradientTiles<Config>;
   constexpr DType kDType = Tiles::kDType;
   extern __shared__ __align__(kTileAlignment) unsigned char sMemory[];
-  const uint32_t sRing = shared_address(sMemory);
+  const uint32_t sRing = ptx::shared_address(sMemory);
   const uint32_t sQuery = sRing + Tiles::kPairs * Tiles::kPairBytes;
   const int warp_row = static_cast<int>(threadIdx.x) / kWarpLanes * Tiles::kWarpRows;
-  const auto warp_query = [&] { return warp_part<Tiles::kWarpRows, Tiles::kChannels>(sQuery); };
+  const auto warp_query = [&] { return warp_part<Tiles::kWarpRows, Tiles::kRowBytes>(sQuery); };
 
   const Problem& problem = params.problem;
   const Shape& shape = problem.shape;
@@ -65,13 +68,9 @@ __global__ void __launch_bounds__(QueryGradientTiles<Config>::kThreads,
   const int32_t key_begin = keys_seen(problem, first.row).begin / Tiles::kTileRows * Tiles::kTileRows;
   const int32_t key_end = keys_seen(problem, last_row).end;
 
-  const Place row_0{first.v, first.b, 0, first.head};
-  copy_tile_async<Tiles::kQueryRows, Tiles::kChannels, Tiles::kThreads>(
-      sQuery, row_at<kDType>(problem.query, row_0), problem.query.stride_row, first.row, num_rows,
-      static_cast<int>(shape.D));
-  copy_tile_async<Tiles::kQueryRows, Tiles::kChannels, Tiles::kThreads>(
-      sQuery + Tiles::kRowBytes, row_at<kDType>(params.d_out, row_0), params.d_out.stride_row, first.row,
-      num_rows, static_cast<int>(shape.D));
+  copy_own_rows_async<Tiles, Tiles::kQueryRows>(sQuery, problem.query, first, shape, num_rows);
+  copy_own_rows_async<Tiles, Tiles::kQueryRows>(sQuery + Tiles::kOwnBytes, params.d_out, first, shape,
+                                                num_rows);
   const auto nothing_more = [](uint32_t, int32_t, int32_t) {};
   // Its first group has the rows of the block too.
   PairRing<Tiles> ring(problem.key, problem.value, shape.S, shape.D,
@@ -97,10 +96,10 @@ __global__ void __launch_bounds__(QueryGradientTiles<Config>::kThreads,
     const uint32_t sKey = ring.take(nothing_more);
     const uint32_t sValue = sKey + Tiles::kTileBytes;
     StripSums<Tiles::kStrips, Tiles::kKeyTiles> scores, d_p;
-    multiply_rows_by_rows<kDType, Tiles::kChannels>(scores, warp_query(), sKey);
-    multiply_rows_by_rows<kDType, Tiles::kChannels>(d_p, warp_query() + Tiles::kRowBytes, sValue);
+    multiply_rows_by_rows<kDType, Tiles::kRowBytes>(scores, warp_query(), sKey);
+    multiply_rows_by_rows<kDType, Tiles::kRowBytes>(d_p, warp_query() + Tiles::kOwnBytes, sValue);
     score_tile.finish(scores, key);
-    StripFragments<Tiles::kStrips, Tiles::kKeyTiles / 2> d_scores;
+    StripFragments<kDType, Tiles::kStrips, Tiles::kKeyTiles> d_scores;
 #pragma unroll
     for (int strip = 0; strip < Tiles::kStrips; ++strip) {
 #pragma unroll
@@ -115,10 +114,10 @@ __global__ void __launch_bounds__(QueryGradientTiles<Config>::kThreads,
     add_weighted_rows<kDType>(d_query, d_scores, sKey,
                               [&](int k) { return score_tile.real_columns(key, k); });
   }
-  wait_for_copies<0>();  // of the block's rows, where no key is seen: none may be under way at the end
+  ptx::wait_for_copies<0>();  // of the block's rows, where no key is seen: none may be under way at the end
   __syncthreads();
   first = first_row_of_block<Tiles>(shape);
-  first.row += thread_of_block<Tiles::kChannels>() / kWarpLanes * Tiles::kWarpRows;
+  first.row += thread_of_block<Tiles::kRowBytes>() / kWarpLanes * Tiles::kWarpRows;
   store_strips<kDType>(
       d_query, [&](int, int) { return problem.scale; },
       [&](int strip, int half) { return ~ct_equal(facts[strip][half].log2_sum, INFINITY); }, warp_query(),

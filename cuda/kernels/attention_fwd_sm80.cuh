@@ -1,4 +1,4 @@
-// Forward attention on tensor cores (mma.sync), for operands of 16 bits, Ampere and newer.
+// Forward attention on tensor cores (mma.sync), Ampere and newer.
 //
 // A block owns kQueryRows query rows of one head, a warp kStrips strips of 16 of them. Keys and values come
 // in tiles of kKeyRows rows through a ring of kSlots places in shared memory: key tile, value tile, key tile,
@@ -20,6 +20,7 @@
 #include "device/rows.cuh"
 #include "device/score_tile.cuh"
 #include "device/softmax.cuh"
+#include "device/store.cuh"
 #include "device/tile.cuh"
 #include "params.h"
 
@@ -29,21 +30,30 @@ template <typename Config>
 struct ForwardTiles {
   static constexpr DType kDType = Config::kDType;
   static constexpr int kChannels = Config::kChannels;  // of a tile: D rounded up
+  static constexpr int kRowBytes = Config::kRowBytes;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = kWarps * kWarpLanes;
   // Two strips a warp halve what is read of keys and values. Where there is more to do at each score the
   // registers do not suffice for them.
-  static constexpr int kStrips = kChannels > 128 || Config::kHasScoreOperands ? 1 : 2;
+  static constexpr int kStrips =
+      kChannels > (Config::kIsWide ? 64 : 128) || Config::kHasScoreOperands ? 1 : 2;
   static constexpr int kWarpRows = kStrips * kMmaRows;
   static constexpr int kQueryRows = kWarps * kWarpRows;
-  static constexpr int kKeyRows = kChannels > 128 && Config::kHasScoreOperands ? 32 : 64;
-  static constexpr int kSlots = kChannels > 128 ? 2 : 4;  // 99 KiB in all, what compute capability 8.6 has
+  // The smallest instance goes three times into the registers of an SM of compute capability 8.0 or 9.0.
+  static constexpr bool kIsSmall = kRowBytes == 128 && !Config::kHasScoreOperands;
+  static constexpr int kBlocksResident = kIsSmall ? 3 : 2;
+  static constexpr int kKeyRows = kRowBytes > 512                                ? 16
+                                  : kIsSmall                                     ? 48
+                                  : Config::kIsWide                              ? 32
+                                  : kChannels > 128 && Config::kHasScoreOperands ? 32
+                                                                                 : 64;
+  // 99 KiB in all, what compute capability 8.6 has.
+  static constexpr int kSlots = kChannels > 128 ? 2 : 4;
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
-  static constexpr int kQueryBytes = kQueryRows * kChannels * 2;
-  static constexpr int kSlotBytes = kKeyRows * kChannels * 2;
+  static constexpr int kQueryBytes = kQueryRows * kRowBytes;
+  static constexpr int kSlotBytes = kKeyRows * kRowBytes;
   static constexpr int kSharedBytes = kQueryBytes + kSlots * kSlotBytes;
-  static constexpr int kBlocksResident = 2;  // on an SM of compute capability 8.0 or 9.0
 };
 
 // The ring of key and value tiles of one block: key, value, key, ... A pair of places holds the tiles of one
@@ -90,18 +100,18 @@ class KeyValueRing {
       2 * Tiles::kSlotBytes;  // between two pairs, at multiples of twice as much
 
   __device__ static void meet() {
-    wait_for_copies<Tiles::kSlots - 2>();
+    ptx::wait_for_copies<Tiles::kSlots - 2>();
     __syncthreads();  // all copies of this tile are seen; all warps are done with the tile before
   }
 
   __device__ void start(uint32_t tile, const Element<Tiles::kDType>* head, int64_t stride_row, int32_t row) {
     // Past the last tile an empty group keeps the count.
     if (row < end_) {
-      copy_tile_async<Tiles::kKeyRows, Tiles::kChannels, Tiles::kThreads>(
+      copy_tile_async<Tiles::kKeyRows, Tiles::kRowBytes, Tiles::kThreads>(
           tile, head, stride_row, row, static_cast<int32_t>(problem_.shape.S),
           static_cast<int>(problem_.shape.D));
     }
-    close_copy_group();
+    ptx::close_copy_group();
   }
 
   const Problem& problem_;
@@ -117,10 +127,10 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
   using Tiles = ForwardTiles<Config>;
   constexpr DType kDType = Tiles::kDType;
   extern __shared__ __align__(kTileAlignment) unsigned char sMemory[];
-  const uint32_t sRing = shared_address(sMemory);
+  const uint32_t sRing = ptx::shared_address(sMemory);
   const uint32_t sQuery = sRing + Tiles::kSlots * Tiles::kSlotBytes;
   const int warp_row = static_cast<int>(threadIdx.x) / kWarpLanes * Tiles::kWarpRows;
-  const uint32_t sWarpQuery = sQuery + warp_row * Tiles::kChannels * 2;
+  const uint32_t sWarpQuery = sQuery + warp_row * Tiles::kRowBytes;
 
   const Problem& problem = params.problem;
   const Shape& shape = problem.shape;
@@ -130,9 +140,7 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
   const Range seen{keys_seen(problem, first.row).begin / Tiles::kKeyRows * Tiles::kKeyRows,
                    keys_seen(problem, last_row).end};
 
-  copy_tile_async<Tiles::kQueryRows, Tiles::kChannels, Tiles::kThreads>(
-      sQuery, row_at<kDType>(problem.query, {first.v, first.b, 0, first.head}), problem.query.stride_row,
-      first.row, num_rows, static_cast<int>(shape.D));
+  copy_own_rows_async<Tiles, Tiles::kQueryRows>(sQuery, problem.query, first, shape, num_rows);
   const Place key_0{first.v, first.b, 0, key_value_head(shape, first.head)};
   // Its first group has the query tile too.
   KeyValueRing<Tiles> ring(problem, key_0, seen.begin, seen.end, sRing);
@@ -143,9 +151,9 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
   StripSums<Tiles::kStrips, Tiles::kChannelTiles> out = {};
   for (int32_t key = seen.begin; at_head(key < seen.end); key += Tiles::kKeyRows) {
     StripSums<Tiles::kStrips, Tiles::kKeyTiles> scores;
-    multiply_rows_by_rows<kDType, Tiles::kChannels>(scores, sWarpQuery, ring.take_key(key));
+    multiply_rows_by_rows<kDType, Tiles::kRowBytes>(scores, sWarpQuery, ring.take_key(key));
     score_tile.finish_but_scale(scores, key);
-    StripFragments<Tiles::kStrips, Tiles::kKeyRows / kMmaDepth> p;
+    StripFragments<kDType, Tiles::kStrips, Tiles::kKeyTiles> p;
 #pragma unroll
     for (int strip = 0; strip < Tiles::kStrips; ++strip) {
       float rescale[kStripRows];
@@ -160,10 +168,10 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
     add_weighted_rows<kDType>(out, p, ring.take_value(key),
                               [&](int k) { return score_tile.real_columns(key, k); });
   }
-  wait_for_copies<0>();  // of the query tile, where no key is seen: none may be under way at the end
+  ptx::wait_for_copies<0>();  // of the query tile, where no key is seen: none may be under way at the end
   // Computed again rather than kept in the registers of the loop.
   first = first_row_of_block<Tiles>(shape);
-  first.row += thread_of_block<Tiles::kChannels>() / kWarpLanes * Tiles::kWarpRows;
+  first.row += thread_of_block<Tiles::kRowBytes>() / kWarpLanes * Tiles::kWarpRows;
 
   CtMask is_empty[Tiles::kStrips][kStripRows];  // no key took part, or all that did scored -inf
   float factor[Tiles::kStrips][kStripRows];
@@ -175,7 +183,7 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
       is_empty[strip][half] = ct_equal(sum, 0.0f);
       factor[strip][half] = ct_reciprocal(sum);
       Place at = first;
-      at.row += strip * kMmaRows + half * 8 + thread_of_block<Tiles::kChannels>() % kWarpLanes / 4;
+      at.row += strip * kMmaRows + half * 8 + thread_of_block<Tiles::kRowBytes>() % kWarpLanes / 4;
       const int64_t index = statistic_index(shape, at);
       if (threadIdx.x % 4 == 0 && at.row < shape.T) {
         // Finite also where nothing was seen and the scale is large.

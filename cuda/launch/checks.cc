@@ -24,8 +24,6 @@ std::string check_dtype(const char* what, DType dtype) {
          ", for which no kernel is compiled; use " + kDTypesHeld + ".";
 }
 
-int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
 }  // namespace
 
 std::string describe(const Problem& problem) {

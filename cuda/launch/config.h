@@ -6,22 +6,20 @@
 
 namespace dhp {
 
+constexpr int element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
 // A type whose members are constants. (nvcc 13.0 cannot build a kernel whose template argument is an object
 // of class type: its host stub spells that type by its mangled name.)
 //
-// Only what pays is compiled in. A branch on the presence of bias, mask or lengths is the same for every
-// thread of a launch, so the plain kernels take it at run time and stay at one instance a dtype.
-template <DType dtype>
-struct Config {
-  static constexpr DType kDType = dtype;  // of query, key, value, out and their gradients
-};
-
-// What the tensor-core kernels are compiled for. Bias, mask, lengths and a scale that is not positive cost
-// work at every score, so that they are an instance of their own.
+// Only what pays is compiled in. Bias, mask, lengths and a scale that is not positive cost work at every
+// score, so that they are an instance of their own; which of them are there is asked at run time, where the
+// branch is the same for every thread of a launch.
 template <DType dtype, int channels, bool has_score_operands>
-struct TileConfig {
-  static constexpr DType kDType = dtype;
+struct Config {
+  static constexpr DType kDType = dtype;      // of query, key, value, out and their gradients
   static constexpr int kChannels = channels;  // D rounded up to the next of 64, 128, 256
+  static constexpr int kRowBytes = channels * element_bytes(dtype);
+  static constexpr bool kIsWide = dtype == DType::kFloat32;
   static constexpr bool kHasScoreOperands = has_score_operands;
 };
 

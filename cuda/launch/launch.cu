@@ -5,11 +5,10 @@
 #include <initializer_list>
 #include <string>
 
-#include "kernels/attention_bwd_bias_plain.cuh"
+#include "kernels/attention_bwd_bias_sm80.cuh"
+#include "kernels/attention_bwd_delta.cuh"
 #include "kernels/attention_bwd_key_value_sm80.cuh"
-#include "kernels/attention_bwd_plain.cuh"
 #include "kernels/attention_bwd_query_sm80.cuh"
-#include "kernels/attention_fwd_plain.cuh"
 #include "kernels/attention_fwd_sm80.cuh"
 #include "launch/checks.h"
 #include "launch/config.h"
@@ -40,30 +39,23 @@ int64_t count_blocks(std::initializer_list<int64_t> axes) {
   return blocks;
 }
 
-// One warp a row.
-Grid query_grid(const Shape& shape) {
-  return {count_blocks({shape.V, shape.B, shape.N, shape.T}), kWarpLanes};
-}
-Grid key_grid(const Shape& shape) { return {count_blocks({shape.V, shape.B, shape.K, shape.S}), kWarpLanes}; }
-
 template <typename Tiles>
-Grid query_tile_grid(const Shape& shape) {
+Grid query_grid(const Shape& shape) {
   return {count_blocks({shape.V, shape.B, shape.N, divide_up(shape.T, Tiles::kQueryRows)}), Tiles::kThreads,
           Tiles::kSharedBytes};
 }
 
 template <typename Tiles>
-Grid key_tile_grid(const Shape& shape) {
+Grid key_grid(const Shape& shape) {
   return {count_blocks({shape.V, shape.B, shape.K, divide_up(shape.S, Tiles::kKeyRows)}), Tiles::kThreads,
           Tiles::kSharedBytes};
 }
 
-// More than one warp a block only where there are queries to share out.
-Grid bias_grid(const Shape& shape, const Shape& bias) {
-  const int64_t queries = bias.T == 1 ? shape.T : 1;
-  const int64_t warps = std::clamp<int64_t>(queries, 1, kMaxBiasWarps);
-  return {count_blocks({bias.V, bias.B, bias.N, bias.T, divide_up(bias.S, kWarpLanes)}),
-          static_cast<int>(warps) * kWarpLanes};
+template <typename Tiles>
+Grid bias_grid(const Shape& bias) {
+  return {count_blocks({bias.V, bias.B, bias.N, divide_up(bias.T, Tiles::kQueryRows),
+                        divide_up(bias.S, Tiles::kKeyRows)}),
+          Tiles::kThreads, Tiles::kSharedBytes};
 }
 
 LaunchStatus failure(const char* stem, const Problem& problem, const std::string& message) {
@@ -80,39 +72,30 @@ LaunchStatus first_failure(const char* stem, const Problem& problem,
 
 // A call that has nothing to write succeeds without a launch.
 template <typename Params>
-LaunchStatus launch(const char* stem, void (*kernel)(Params), const Params& params, const Grid& grid,
-                    void* stream) {
-  if (grid.blocks == 0 || params.problem.shape.D == 0) return {};
+LaunchStatus launch(const char* stem, const Problem& problem, void (*kernel)(Params), const Params& params,
+                    const Grid& grid, void* stream) {
+  if (grid.blocks == 0 || problem.shape.D == 0) return {};
   if (grid.blocks < 0) {
-    return failure(stem, params.problem,
+    return failure(stem, problem,
                    "the work needs more than " + std::to_string(kMostBlocks) +
                        " blocks, the limit of a grid; split the call along the batch.");
   }
-  void* arguments[] = {const_cast<Params*>(&params)};
-  const void* function = reinterpret_cast<const void*>(kernel);
   cudaError_t error = cudaSuccess;
   if (grid.shared_bytes > kSharedBytesByDefault) {
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+    error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
   }
   if (error == cudaSuccess) {
-    error = cudaLaunchKernel(function, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads),
-                             arguments, grid.shared_bytes, static_cast<cudaStream_t>(stream));
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(grid.threads);
+    config.dynamicSmemBytes = grid.shared_bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    error = cudaLaunchKernelEx(&config, kernel, params);
   }
   if (error == cudaSuccess) return {};
   cudaGetLastError();  // taken: the next CUDA call of this thread must not report it again
-  return failure(stem, params.problem,
-                 std::string("the kernel did not launch: ") + cudaGetErrorString(error) + ".");
-}
-
-// The one table of instances: calls run with the Config of this problem.
-template <typename Run>
-LaunchStatus with_config(const char* stem, const Problem& problem, Run run) {
-  switch (problem.dtype) {
-    case DType::kFloat32: return run.template operator()<Config<DType::kFloat32>>();
-    case DType::kBFloat16: return run.template operator()<Config<DType::kBFloat16>>();
-    case DType::kFloat16: return run.template operator()<Config<DType::kFloat16>>();
-  }
-  return failure(stem, problem, "no kernel is compiled for this dtype.");
+  return failure(stem, problem, std::string("the kernel did not launch: ") + cudaGetErrorString(error) + ".");
 }
 
 // Whether a score is more than a positive multiple of the dot product.
@@ -122,17 +105,35 @@ bool has_score_operands(const Problem& problem) {
          !(problem.scale > 0);
 }
 
-// The same for the tensor-core kernels, whose operands have 16 bits.
-template <DType dtype, int channels, typename Run>
-LaunchStatus with_tile_config(const Problem& problem, Run run) {
-  return has_score_operands(problem) ? run.template operator()<TileConfig<dtype, channels, true>>()
-                                     : run.template operator()<TileConfig<dtype, channels, false>>();
+// The one table of instances: calls run with the Config of this problem. `Operands` says which of them are
+// compiled with score operands and which without.
+enum class Operands { kAsGiven, kAlways, kNever };
+
+template <Operands operands, DType dtype, int channels, typename Run>
+LaunchStatus with_operands(const Problem& problem, Run run) {
+  if constexpr (operands == Operands::kNever)
+    return run.template operator()<Config<dtype, channels, false>>();
+  if constexpr (operands == Operands::kAlways)
+    return run.template operator()<Config<dtype, channels, true>>();
+  return has_score_operands(problem) ? run.template operator()<Config<dtype, channels, true>>()
+                                     : run.template operator()<Config<dtype, channels, false>>();
 }
-template <DType dtype, typename Run>
-LaunchStatus with_tile_config(const Problem& problem, Run run) {
-  if (problem.shape.D <= 64) return with_tile_config<dtype, 64>(problem, run);
-  if (problem.shape.D <= 128) return with_tile_config<dtype, 128>(problem, run);
-  return with_tile_config<dtype, 256>(problem, run);
+
+template <Operands operands, DType dtype, typename Run>
+LaunchStatus with_channels(const Problem& problem, Run run) {
+  if (problem.shape.D <= 64) return with_operands<operands, dtype, 64>(problem, run);
+  if (problem.shape.D <= 128) return with_operands<operands, dtype, 128>(problem, run);
+  return with_operands<operands, dtype, 256>(problem, run);
+}
+
+template <Operands operands, typename Run>
+LaunchStatus with_config(const char* stem, const Problem& problem, Run run) {
+  switch (problem.dtype) {
+    case DType::kFloat32: return with_channels<operands, DType::kFloat32>(problem, run);
+    case DType::kBFloat16: return with_channels<operands, DType::kBFloat16>(problem, run);
+    case DType::kFloat16: return with_channels<operands, DType::kFloat16>(problem, run);
+  }
+  return failure(stem, problem, "no kernel is compiled for this dtype.");
 }
 
 // A limit beyond the last position is no limit; held to the shape, it cannot overflow where a kernel adds it.
@@ -145,27 +146,29 @@ Params with_near_band(Params params) {
   return params;
 }
 
-template <typename Config>
-LaunchStatus launch_bwd_plain(const char* stem, const BackwardParams& params, void* stream) {
-  const Shape& shape = params.problem.shape;
-  const LaunchStatus status =
-      launch(stem, attention_bwd_query_plain<Config>, params, query_grid(shape), stream);
-  if (!status.ok()) return status;
-  return launch(stem, attention_bwd_key_value_plain<Config>, params, key_grid(shape), stream);
+template <typename Params>
+LaunchStatus launch_delta(const char* stem, const Params& params, void* stream) {
+  const Problem& problem = params.problem;
+  const DeltaParams delta{problem.shape,         params.out,   params.d_out,
+                          problem.query_lengths, params.d_lse, params.delta};
+  return with_config<Operands::kNever>(stem, problem, [&]<typename Config>() {
+    return launch(stem, problem, attention_bwd_delta<Config>, delta,
+                  query_grid<DeltaTiles<Config>>(problem.shape), stream);
+  });
 }
 
 template <typename Config, Gradients gradients>
 LaunchStatus launch_bwd_key_value(const char* stem, const BackwardParams& params, void* stream) {
-  return launch(stem, attention_bwd_key_value_sm80<Config, gradients>, params,
-                key_tile_grid<KeyValueGradientTiles<Config, gradients>>(params.problem.shape), stream);
+  return launch(stem, params.problem, attention_bwd_key_value_sm80<Config, gradients>, params,
+                key_grid<KeyValueGradientTiles<Config, gradients>>(params.problem.shape), stream);
 }
 
 template <typename Config>
-LaunchStatus launch_bwd_tiles(const char* stem, const BackwardParams& params, void* stream) {
-  LaunchStatus status = launch(stem, attention_bwd_query_sm80<Config>, params,
-                               query_tile_grid<QueryGradientTiles<Config>>(params.problem.shape), stream);
+LaunchStatus launch_bwd(const char* stem, const BackwardParams& params, void* stream) {
+  LaunchStatus status = launch(stem, params.problem, attention_bwd_query_sm80<Config>, params,
+                               query_grid<QueryGradientTiles<Config>>(params.problem.shape), stream);
   if (!status.ok()) return status;
-  if constexpr (Config::kChannels <= 128) {
+  if constexpr (kBothFit<Config>) {
     return launch_bwd_key_value<Config, Gradients::kBoth>(stem, params, stream);
   } else {
     status = launch_bwd_key_value<Config, Gradients::kValue>(stem, params, stream);
@@ -182,25 +185,16 @@ LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream) {
   const LaunchStatus checked = first_failure(
       kStem, problem, {check_problem(problem), check_rows("out", near.out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
-  const auto launch_tiles = [&]<typename Config>() {
-    return launch(kStem, attention_fwd_sm80<Config>, near,
-                  query_tile_grid<ForwardTiles<Config>>(problem.shape), stream);
-  };
-  switch (problem.dtype) {
-    case DType::kFloat32:
-      return launch(kStem, attention_fwd_plain<Config<DType::kFloat32>>, near, query_grid(problem.shape),
-                    stream);
-    case DType::kBFloat16: return with_tile_config<DType::kBFloat16>(problem, launch_tiles);
-    case DType::kFloat16: return with_tile_config<DType::kFloat16>(problem, launch_tiles);
-  }
-  return failure(kStem, problem, "no kernel is compiled for this dtype.");
+  return with_config<Operands::kAsGiven>(kStem, problem, [&]<typename Config>() {
+    return launch(kStem, problem, attention_fwd_sm80<Config>, near,
+                  query_grid<ForwardTiles<Config>>(problem.shape), stream);
+  });
 }
 
 LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream) {
   constexpr const char* kStem = "attention_bwd";
   const BackwardParams near = with_near_band(params);
   const Problem& problem = near.problem;
-  const Shape& shape = problem.shape;
   const LaunchStatus checked = first_failure(
       kStem, problem,
       {check_problem(problem), check_rows("out", near.out, problem.dtype),
@@ -208,40 +202,26 @@ LaunchStatus launch_attention_bwd(const BackwardParams& params, void* stream) {
        check_rows("d_key", near.d_key, problem.dtype), check_rows("d_value", near.d_value, problem.dtype),
        check_device()});
   if (!checked.ok()) return checked;
-  LaunchStatus status = with_config(kStem, problem, [&]<typename Config>() {
-    return launch(kStem, attention_bwd_delta_plain<Config, BackwardParams>, near, query_grid(shape), stream);
-  });
+  const LaunchStatus status = launch_delta(kStem, near, stream);
   if (!status.ok()) return status;
-  switch (problem.dtype) {
-    case DType::kFloat32: return launch_bwd_plain<Config<DType::kFloat32>>(kStem, near, stream);
-    case DType::kBFloat16:
-      return with_tile_config<DType::kBFloat16>(
-          problem, [&]<typename Config>() { return launch_bwd_tiles<Config>(kStem, near, stream); });
-    case DType::kFloat16:
-      return with_tile_config<DType::kFloat16>(
-          problem, [&]<typename Config>() { return launch_bwd_tiles<Config>(kStem, near, stream); });
-  }
-  return failure(kStem, problem, "no kernel is compiled for this dtype.");
+  return with_config<Operands::kAsGiven>(
+      kStem, problem, [&]<typename Config>() { return launch_bwd<Config>(kStem, near, stream); });
 }
 
 LaunchStatus launch_attention_bwd_bias(const BiasBackwardParams& params, void* stream) {
   constexpr const char* kStem = "attention_bwd_bias";
   const BiasBackwardParams near = with_near_band(params);
   const Problem& problem = near.problem;
-  const Shape& shape = problem.shape;
   const LaunchStatus checked =
       first_failure(kStem, problem,
                     {check_problem(problem), check_rows("out", near.out, problem.dtype),
                      check_rows("d_out", near.d_out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
-  return with_config(kStem, problem, [&]<typename Config>() {
-    LaunchStatus status =
-        launch(kStem, attention_bwd_delta_plain<Config, BiasBackwardParams>, near, query_grid(shape), stream);
-    if (status.ok()) {
-      status =
-          launch(kStem, attention_bwd_bias_plain<Config>, near, bias_grid(shape, near.bias_shape), stream);
-    }
-    return status;
+  const LaunchStatus status = launch_delta(kStem, near, stream);
+  if (!status.ok()) return status;
+  return with_config<Operands::kAlways>(kStem, problem, [&]<typename Config>() {
+    return launch(kStem, problem, attention_bwd_bias_sm80<Config>, near,
+                  bias_grid<BiasGradientTiles<Config>>(near.bias_shape), stream);
   });
 }
 

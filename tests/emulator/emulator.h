@@ -1,0 +1,100 @@
+// CUDA C++ on a CPU: what a block does, one thread after the other. Included before the kernels, in place of
+// what nvcc knows by itself.
+//
+// Every thread of a block is a fiber. It runs until it needs others: at a barrier, or at an instruction of its
+// whole warp. Blocks run one after the other, and which warp goes on first is drawn anew at each step, so that
+// what a missing barrier spoils is spoiled here too, sooner or later. Numbers are those of the GPU but for the
+// last bits: sums of a product are rounded once, approximate functions are exact.
+
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+
+namespace emulator {
+
+inline constexpr int kLanes = 32;
+inline constexpr uint32_t kSharedBase = 1024;  // address of the first byte, as on the GPU
+
+uint3 thread_index();
+uint3 block_index();
+
+// Waits for all threads of the block.
+void meet_block();
+
+// Waits for all lanes of the warp; the last one runs `act` on what each has brought.
+using Act = void (*)(void* const (&of_lanes)[kLanes]);
+void meet_warp(Act act, void* mine);
+
+// Shared memory, by its 32-bit address; stops the program where the block has not asked for it.
+unsigned char* shared(uint32_t address, uint32_t bytes);
+uint32_t shared_address(const void* pointer);
+
+// An asynchronous copy: until it is waited for, its target is full of NaN.
+void start_copy(uint32_t to, const void* from, int size, int bytes);
+void close_copy_group();
+void wait_for_copies(int groups_under_way);
+
+// Runs `block` as every thread of every block.
+cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& block);
+
+template <typename Params>
+cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
+  return run(*config, [&] { kernel(params); });
+}
+
+// What all 32 lanes give and get: each lane's value from the lane with another number.
+template <typename T>
+T shuffle_xor(T value, int distance) {
+  struct Lane {
+    T value, result;
+    int distance;
+  } mine{value, {}, distance};
+  meet_warp(
+      [](void* const(&of_lanes)[kLanes]) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          Lane& own = *static_cast<Lane*>(of_lanes[lane]);
+          own.result = static_cast<Lane*>(of_lanes[lane ^ own.distance])->value;
+        }
+      },
+      &mine);
+  return mine.result;
+}
+
+}  // namespace emulator
+
+#undef __launch_bounds__
+#define __launch_bounds__(...)
+#define threadIdx (::emulator::thread_index())
+#define cudaLaunchKernelEx(config, kernel, params) (::emulator::launch(config, kernel, params))
+
+using std::max;
+using std::min;
+
+inline void __syncthreads() { ::emulator::meet_block(); }
+inline void __syncwarp() {
+  ::emulator::meet_warp([](void* const (&)[::emulator::kLanes]) {}, nullptr);
+}
+inline float __shfl_xor_sync(uint32_t, float value, int distance) {
+  return ::emulator::shuffle_xor(value, distance);
+}
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline size_t __cvta_generic_to_global(const void* pointer) { return reinterpret_cast<size_t>(pointer); }
+inline void* __cvta_global_to_generic(size_t address) { return reinterpret_cast<void*>(address); }
