@@ -19,6 +19,7 @@ from test_differences import (
 )
 from test_forward import ArgumentFormTest, ForwardTest
 from test_properties import PropertyTest
+from test_tile_edges import TileEdgeTest
 
 pytestmark = pytest.mark.gpu
 
@@ -37,4 +38,5 @@ __all__ = [
     "PastLengthTest",
     "PropertyTest",
     "SubnormalTest",
+    "TileEdgeTest",
 ]

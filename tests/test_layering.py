@@ -207,7 +207,7 @@ class CheckerTest(parameterized.TestCase):
         assert symbol_names(f"NAMES = {dhp_jax.CHECKPOINT_NAMES!r}") == []
 
     @parameterized.named_parameters(
-        ("up", "device", '#include "kernels/attention_fwd_plain.cuh"'),
+        ("up", "device", '#include "kernels/attention_fwd_sm80.cuh"'),
         ("up_with_spaces", "kernels", '  #  include "launch/config.h"'),
         ("across", "host", '#include "launch/launch.h"'),
         ("parameters_up", "params.h", '#include "device/ct.cuh"'),

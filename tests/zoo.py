@@ -10,34 +10,26 @@ A kernel's head is a comment: first what it does, then lines of the form
 A kernel that leaks carries its expectations at the end of the offending lines: `// expect: CT01, CT03 on sm_90a`.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import gc
-import hashlib
 import importlib.metadata
-import importlib.util
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 
-import pytest
+import nvcc
+from nvcc import ROOT
 
 from dhp_jax.verify import cubin as image
 from dhp_jax.verify import policy, verify_images
 from dhp_jax.verify.cache import Cache
 
-ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "tests" / "leaky"
 ARCHITECTURES = ("sm_80", "sm_90a")
 HOPPER_ONLY = "_sm90"  # how the names of such files end
 BUILD_CONTROL = "spill.cu"  # compiled by CMakeLists.txt, no kernel of the zoo
 
-_BUILT = ROOT / "build" / "leaky"  # compiled kernels, kept from run to run
-VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept likewise; `make verify` keeps none
+VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept from run to run; `make verify` keeps none
 POLICY = ROOT / "dhp_jax" / "verify" / "policy.toml"  # for what ships
 _FLAGS = ("-cubin", "-lineinfo", "-O3", "-std=c++20")
 _CUDA = ROOT / "cuda"
@@ -170,7 +162,7 @@ def cubin(file, architecture):
 def shipped_cubin(architecture):
     """Path of the compiled kernels that ship."""
     headers = sorted(path for path in _CUDA.rglob("*") if path.suffix in (".h", ".cuh"))
-    with _alone(f"launch.{architecture}"):
+    with nvcc.alone(f"launch.{architecture}"):
         return _compiled(_LAUNCHERS, headers, architecture, (*_FLAGS, "-ftz=true", f"-I{_CUDA}"))
 
 
@@ -190,58 +182,14 @@ def shipped_kernels(architecture):
 def shipped_reports(architecture):
     """What the verifier says of the kernels that ship, by the policy that ships."""
     path = shipped_cubin(architecture)
-    with _alone(f"verdicts.{architecture}"):
+    with nvcc.alone(f"verdicts.{architecture}"):
         return tuple(verify_images([path], policy.read(POLICY), cache=Cache(VERDICTS)))
 
 
-@contextlib.contextmanager
-def _alone(work):
-    """Workers of one test run take turns: the second finds done what the first did."""
-    _BUILT.mkdir(parents=True, exist_ok=True)
-    with (_BUILT / f"{work}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _compiled(file, headers, architecture, flags):
-    nvcc = _nvcc()
-    if nvcc is None:
-        _cannot_run("no nvcc of CUDA 13: put one on the PATH, set CUDACXX, or install nvidia-cuda-nvcc==13.0.88")
     try:
         importlib.metadata.version("nvidia-cuda-nvdisasm")
     except importlib.metadata.PackageNotFoundError:
-        _cannot_run("no nvdisasm: pip install 'dhp_jax[verify]'")
-    digest = hashlib.sha256(repr((_version(nvcc), architecture, flags)).encode())
-    for source in (file, *headers):
-        digest.update(source.read_bytes())
-    built = _BUILT / f"{file.stem}.{architecture}.{digest.hexdigest()[:16]}.cubin"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = built.with_suffix(f".{os.getpid()}")
-        target = f"-gencode=arch={architecture.replace('sm', 'compute')},code={architecture}"
-        compiled = subprocess.run([nvcc, target, *flags, file, "-o", unfinished], capture_output=True, text=True)
-        if compiled.returncode:
-            pytest.fail(f"{file} does not compile for {architecture}: {compiled.stderr}")
-        unfinished.rename(built)
-    return built
-
-
-def _cannot_run(reason):
-    """In CI a missing tool is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@functools.cache
-def _nvcc():
-    candidates = [os.environ.get("CUDACXX"), shutil.which("nvcc"), shutil.which("/usr/local/cuda/bin/nvcc")]
-    wheels = importlib.util.find_spec("nvidia")
-    for folder in wheels.submodule_search_locations if wheels else ():
-        candidates.append(shutil.which(pathlib.Path(folder, "cu13", "bin", "nvcc")))
-    return next((nvcc for nvcc in candidates if nvcc and "release 13." in _version(nvcc)), None)
-
-
-@functools.cache
-def _version(nvcc):
-    return subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+        nvcc.cannot_run("no nvdisasm: pip install 'dhp_jax[verify]'")
+    target = f"-gencode=arch={architecture.replace('sm', 'compute')},code={architecture}"
+    return nvcc.compiled(f"{file.stem}.{architecture}.cubin", [file, *headers], (target, *flags))

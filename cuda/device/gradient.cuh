@@ -17,8 +17,9 @@ struct RowFacts {
   float delta;
 };
 
+// log_sum is -inf where no key takes part, and else not negative: the largest score adds exp(0) to the sum.
 __device__ inline RowFacts row_facts(float max, float log_sum, float delta) {
-  return {max, ct_select(ct_equal(log_sum, -INFINITY), INFINITY, log_sum * kLog2E), delta};
+  return {max, fabsf(log_sum) * kLog2E, delta};
 }
 
 // `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). A score of -inf gives 0,

@@ -1,4 +1,5 @@
-// The emulated launchers under the names of the host kernels: preloaded, they take their place in JAX on a CPU.
+// The emulated launchers under the names of the host kernels: preloaded, they take their place in JAX on a
+// CPU.
 
 #include <stdexcept>
 

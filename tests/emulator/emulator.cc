@@ -186,7 +186,8 @@ void meet_warp(Act act, void* mine) {
 
 unsigned char* shared(uint32_t address, uint32_t bytes) {
   const uint32_t offset = address - kSharedBase;
-  if (offset + bytes > block->config.dynamicSmemBytes) fail("an address outside of the block's shared memory");
+  if (offset + bytes > block->config.dynamicSmemBytes)
+    fail("an address outside of the block's shared memory");
   if (address % bytes != 0) fail("an address in shared memory that is not a multiple of the size");
   return dhp::sMemory + offset;
 }
@@ -196,7 +197,8 @@ uint32_t shared_address(const void* pointer) {
 }
 
 void start_copy(uint32_t to, const void* from, int size, int bytes) {
-  if (bytes != 0 && reinterpret_cast<uintptr_t>(from) % size != 0) fail("a copy from an address that is not aligned");
+  if (bytes != 0 && reinterpret_cast<uintptr_t>(from) % size != 0)
+    fail("a copy from an address that is not aligned");
   std::memset(shared(to, size), 0xff, size);
   block->running->open_group.push_back({to, from, size, bytes});
 }
@@ -218,7 +220,8 @@ void wait_for_copies(int groups_under_way) {
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& body) {
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
-  if (config.dynamicSmemBytes > sizeof dhp::sMemory || config.blockDim.x % kLanes != 0) return cudaErrorInvalidValue;
+  if (config.dynamicSmemBytes > sizeof dhp::sMemory || config.blockDim.x % kLanes != 0)
+    return cudaErrorInvalidValue;
   const unsigned mode = _mm_getcsr();
   _mm_setcsr(mode | kFlushSubnormals);
   Block now{.config = config, .body = &body};

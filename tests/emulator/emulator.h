@@ -1,10 +1,10 @@
 // CUDA C++ on a CPU: what a block does, one thread after the other. Included before the kernels, in place of
 // what nvcc knows by itself.
 //
-// Every thread of a block is a fiber. It runs until it needs others: at a barrier, or at an instruction of its
-// whole warp. Blocks run one after the other, and which warp goes on first is drawn anew at each step, so that
-// what a missing barrier spoils is spoiled here too, sooner or later. Numbers are those of the GPU but for the
-// last bits: sums of a product are rounded once, approximate functions are exact.
+// Every thread of a block is a fiber. It runs until it needs others: at a barrier, or at an instruction of
+// its whole warp. Blocks run one after the other, and which warp goes on first is drawn anew at each step, so
+// that what a missing barrier spoils is spoiled here too, sooner or later. Numbers are those of the GPU but
+// for the last bits: sums of a product are rounded once, approximate functions are exact.
 
 #pragma once
 
@@ -81,7 +81,7 @@ using std::min;
 
 inline void __syncthreads() { ::emulator::meet_block(); }
 inline void __syncwarp() {
-  ::emulator::meet_warp([](void* const (&)[::emulator::kLanes]) {}, nullptr);
+  ::emulator::meet_warp([](void* const(&)[::emulator::kLanes]) {}, nullptr);
 }
 inline float __shfl_xor_sync(uint32_t, float value, int distance) {
   return ::emulator::shuffle_xor(value, distance);

@@ -159,7 +159,7 @@ class ProgramTest(parameterized.TestCase):
             verified_kernels.main([str(self.folder / "gone.json")])
 
     @parameterized.parameters(
-        ("/somewhere/else/cuda/kernels/attention_fwd_plain.cuh", "cuda/kernels/attention_fwd_plain.cuh"),
+        ("/somewhere/else/cuda/kernels/attention_fwd_sm80.cuh", "cuda/kernels/attention_fwd_sm80.cuh"),
         ("/usr/include/sm_30_intrinsics.hpp", "sm_30_intrinsics.hpp"),
     )
     def test_folders_of_the_build_machine_are_left_out(self, file, kept):

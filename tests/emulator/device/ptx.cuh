@@ -93,8 +93,8 @@ struct Tf32 {
   static float at(uint32_t word, int) { return __uint_as_float(word & 0xffffe000u); }
 };
 
-// With g = lane / 4, q = lane % 4 and n elements in a register: left registers hold rows g, g + 8, g, g + 8 and
-// columns from n q, the last two from n q + 4 n; right registers rows from n q and n q + 4 n of column g.
+// With g = lane / 4, q = lane % 4 and n elements in a register: left registers hold rows g, g + 8, g, g + 8
+// and columns from n q, the last two from n q + 4 n; right registers rows from n q and n q + 4 n of column g.
 template <typename Element>
 void multiply_add(float (&sums)[4], const uint32_t (&left)[4], uint32_t right_0, uint32_t right_1) {
   struct Lane {
@@ -123,7 +123,7 @@ void multiply_add(float (&sums)[4], const uint32_t (&left)[4], uint32_t right_0,
             for (int column = 0; column < 8; ++column) exact[row][column] += left[row][k] * right[k][column];
         for (int lane = 0; lane < emulator::kLanes; ++lane) {
           const int g = lane / 4, q = lane % 4;
-          float(&sums)[4] = static_cast<Lane*>(of_lanes[lane])->sums;
+          float (&sums)[4] = static_cast<Lane*>(of_lanes[lane])->sums;
           for (int i = 0; i < 4; ++i) sums[i] = static_cast<float>(exact[g + i / 2 * 8][2 * q + i % 2]);
         }
       },
