@@ -17,7 +17,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cuda dhp_jax
 CPP_SOURCES := $(shell find benchmarks cuda tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 PY_SOURCES := benchmarks build_backend dhp_jax docs examples tests
 
-.PHONY: demo test test-gpu verify docs lint types format wheel clean
+.PHONY: demo test test-gpu sanitize verify docs lint types format wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/flax_transformer.py $(DEMO_FLAGS)
@@ -27,6 +27,13 @@ test: lint types
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu
+
+# Needs compute-sanitizer of the CUDA toolkit on the PATH.
+sanitize: $(VENV)/installed
+	for tool in memcheck racecheck initcheck synccheck; do \
+	  XLA_PYTHON_CLIENT_PREALLOCATE=false compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -P tests/gpu_calls.py || exit 1; \
+	done
 
 # -P: the installed package, not the folder's. Both proofs run; the first verdict that is not SAFE fails the target.
 verify: $(VENV)/installed

@@ -1,6 +1,7 @@
-"""Attention on one GPU beside PyTorch's, in one process: `python benchmarks/gpu.py`.
+"""Attention on one GPU beside PyTorch's and JAX's, in one process: `python benchmarks/gpu.py`.
 
-Peers are `torch.nn.functional.scaled_dot_product_attention` on its FlashAttention-2 and cuDNN backends. Each case is
+Peers are `torch.nn.functional.scaled_dot_product_attention` on its FlashAttention-2 and cuDNN backends, and in float32
+`jax.nn.dot_product_attention` at the precision "highest", which is that of float32. Each case is
 timed in rounds that go through all implementations; a round times `_CALLS` calls of one, enqueued at once, until the
 device has done them. The table gives medians of the rounds in TFLOP/s, half the distance between their quartiles in
 per cent, and the ratios. A forward pass counts 4 B N T S D operations, half of it where causal, a backward pass 2.5
@@ -32,7 +33,6 @@ _ONLY = flags.DEFINE_string("only", "", "Run the cases in whose name this regula
 _CALLS = 8  # in one timed program
 _TOKENS = 16384  # B times S
 _HEADS = {64: 32, 128: 16, 256: 8}
-_PEERS = {"FlashAttention-2": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}  # PyTorch's names of its backends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +70,23 @@ def _cases():
             for length in (2048, 8192):
                 for is_causal in (False, True):
                     yield Case(length, channels, is_causal, gradient)
+        for is_causal in (False, True):
+            yield Case(2048, 64, is_causal, gradient, "float32")
 
 
 CASES = {case.name: case for case in _cases()}
 
 
-def ours(case: Case):
-    """A function that runs `_CALLS` calls of dhp_jax, one after the other, and waits."""
+def chain(case: Case, attention):
+    """A function that runs `_CALLS` calls of a JAX attention, one after the other, and waits."""
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value, d_out = (jax.random.normal(k, case.shape, case.dtype) for k in keys)
-    attend = functools.partial(dhp_jax.dot_product_attention, is_causal=case.is_causal)
+    attend = functools.partial(attention, is_causal=case.is_causal)
     if case.gradient:
         _, pullback = jax.vjp(attend, query, key, value)
 
         @jax.jit
-        def chain(d_out):
+        def run(d_out):
             for _ in range(_CALLS):
                 d_out = sum(pullback(d_out)).astype(d_out.dtype)
             return d_out
@@ -93,17 +95,29 @@ def ours(case: Case):
     else:
 
         @jax.jit
-        def chain(query, key, value):
+        def run(query, key, value):
             for _ in range(_CALLS):
                 query = attend(query, key, value)
             return query
 
         arguments = (query, key, value)
-    return lambda: jax.block_until_ready(chain(*arguments))
+    return lambda: jax.block_until_ready(run(*arguments))
+
+
+def jax_nn(case: Case):
+    """The same for jax.nn, in float32."""
+    if case.dtype != "float32":
+        raise ValueError("measured in float32 only: it keeps all scores in memory")
+
+    def attention(*arrays, **options):
+        with jax.default_matmul_precision("highest"):
+            return jax.nn.dot_product_attention(*arrays, **options)
+
+    return chain(case, attention)
 
 
 def torch_peer(case: Case, backend_name: str):
-    """The same for one backend of PyTorch; raises RuntimeError where the backend refuses the case."""
+    """The same for one backend of PyTorch, by PyTorch's name; RuntimeError where the backend refuses the case."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -129,13 +143,20 @@ def torch_peer(case: Case, backend_name: str):
     return run
 
 
+_PEERS = {
+    "FlashAttention-2": functools.partial(torch_peer, backend_name="FLASH_ATTENTION"),
+    "cuDNN": functools.partial(torch_peer, backend_name="CUDNN_ATTENTION"),
+    "jax.nn": jax_nn,
+}
+
+
 def compare(case: Case, rounds: int) -> dict:
     """Medians of all implementations in TFLOP/s, what ours is of each peer's, and why a peer is missing."""
-    programs, refusals = {"dhp_jax": ours(case)}, {}
-    for name, backend in _PEERS.items():
+    programs, refusals = {"dhp_jax": chain(case, dhp_jax.dot_product_attention)}, {}
+    for name, peer in _PEERS.items():
         try:
-            programs[name] = torch_peer(case, backend)
-        except (ImportError, RuntimeError) as refusal:
+            programs[name] = peer(case)
+        except (ImportError, RuntimeError, ValueError) as refusal:
             refusals[name] = str(refusal).splitlines()[0]
     seconds = {name: [] for name in programs}
     for warm_up in (True, *[False] * rounds):
@@ -182,7 +203,7 @@ def _header() -> str:
 def _row(report: dict) -> str:
     figures, ratios = report["figures"], report["ratios"]
     rates = {name: f"{f['tflops']:.0f} (+-{f['spread_percent']:.1f} %)" for name, f in figures.items()}
-    cells = [report["name"], *(rates.get(name, "refused") for name in ("dhp_jax", *_PEERS))]
+    cells = [report["name"], *(rates.get(name, "-") for name in ("dhp_jax", *_PEERS))]
     cells += [f"{ratios[name]:.2f}" if name in ratios else "" for name in _PEERS]
     return f"| {' | '.join(cells)} |"
 

@@ -36,16 +36,7 @@ def _kernels():
     found = [kernel for image in images for kernel in cubin.kernels(image.read_bytes())]
     found += [kernel for where in zoo.ARCHITECTURES for kernel in zoo.shipped_kernels(where)]
     policed = tuple(kernel.name for kernel in zoo.kernels() if kernel.guarded_arithmetic)
-    return [
-        kernel
-        for kernel in found
-        if not kernel.name.startswith((_PUBLIC_LOADS, *policed)) and not _has_jump_table(kernel)
-    ]
-
-
-def _has_jump_table(kernel):
-    """The switch over the dtype of bias; secret_registers.py follows none."""
-    return any(listed.instruction.opcode == "BRX" for listed in kernel.listing.code)
+    return [kernel for kernel in found if not kernel.name.startswith((_PUBLIC_LOADS, *policed))]
 
 
 def _where(file):

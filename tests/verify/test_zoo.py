@@ -7,6 +7,7 @@ import pathlib
 import re
 from unittest import mock
 
+import nvcc
 import pytest
 import zoo
 from absl.testing import parameterized
@@ -213,7 +214,7 @@ class ToolTest(parameterized.TestCase):
     @parameterized.parameters(({}, "skipped"), ({"CI": "true"}, "failed"))
     def test_no_compiler(self, environment, outcome):
         exceptions = {"skipped": pytest.skip.Exception, "failed": pytest.fail.Exception}
-        with mock.patch.dict("os.environ", environment), mock.patch.object(zoo, "_nvcc", return_value=None):
+        with mock.patch.dict("os.environ", environment), mock.patch.object(nvcc, "_find", return_value=None):
             if not environment:
                 os.environ.pop("CI", None)
             with pytest.raises(exceptions[outcome], match="nvcc of CUDA 13"):
