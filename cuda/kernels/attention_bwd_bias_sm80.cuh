@@ -17,7 +17,6 @@
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "device/score_tile.cuh"
-#include "device/softmax.cuh"
 #include "device/tile.cuh"
 #include "params.h"
 
@@ -121,62 +120,37 @@ __device__ inline void store_bias(const BiasBackwardParams& params, const ScoreP
   static_cast<uint16_t*>(data)[offset] = static_cast<uint16_t>(is_bfloat16 ? as_bfloat16 : as_float16);
 }
 
-// Adds up what one element of d_bias stands for, along T and along S, and writes it. All threads of the block
-// take part.
-//   sSums  kWarps * kKeyRows floats of shared memory that nothing else is read from any more
+// Adds up what each element of d_bias stands for, and writes it. All threads of the block take part.
+//   sSums  [kQueryRows][kKeyRows] shared, which nothing else is read from any more
 template <typename Tiles>
-__device__ void store_slice(Sums (&sums)[Tiles::kKeyTiles], const BiasBackwardParams& params,
+__device__ void store_slice(const Sums (&sums)[Tiles::kKeyTiles], const BiasBackwardParams& params,
                             const BiasSlice& slice, float* sSums) {
-  const bool repeats_along_t = params.bias_shape.T == 1, repeats_along_s = params.bias_shape.S == 1;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes,
-            lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  const int row = warp * kMmaRows + lane / 4, column = lane % 4 * 2;
-  ScorePlace at{slice.v, slice.batches.begin, slice.heads.begin, slice.queries.begin, slice.keys.begin};
-  if (repeats_along_s) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarpLanes;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int tile = 0; tile < Tiles::kKeyTiles; ++tile)
-        sum += sums[tile][2 * half] + sums[tile][2 * half + 1];
-      sums[0][2 * half] = quad_sum(sum);
-    }
-  }
-  if (!repeats_along_t) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      at.t = slice.queries.begin + row + half * 8;
-      if (at.t >= slice.queries.end) continue;
-      if (repeats_along_s) {
-        if (column == 0) store_bias(params, at, sums[0][2 * half]);
-        continue;
-      }
-#pragma unroll
-      for (int i = 0; i < 2 * Tiles::kKeyTiles; ++i) {
-        at.s = slice.keys.begin + i / 2 * kMmaColumns + column + i % 2;
-        if (at.s < slice.keys.end) store_bias(params, at, sums[i / 2][2 * half + i % 2]);
-      }
-    }
-    return;
-  }
-  // Rows: of the lanes of a warp by shuffles, then of the warps by shared memory.
-#pragma unroll
-  for (int i = 0; i < 2 * Tiles::kKeyTiles; ++i) {
-    float sum = sums[i / 2][i % 2] + sums[i / 2][i % 2 + 2];
-#pragma unroll
-    for (int distance = 4; distance < kWarpLanes; distance *= 2)
-      sum += __shfl_xor_sync(kAllLanes, sum, distance);
-    if (lane < 4) sSums[warp * Tiles::kKeyRows + i / 2 * kMmaColumns + column + i % 2] = sum;
+  for (int i = 0; i < 4 * Tiles::kKeyTiles; ++i) {
+    const int row = thread / kWarpLanes * kMmaRows + lane / 4 + i / 2 % 2 * 8;
+    const int column = i / 4 * kMmaColumns + lane % 4 * 2 + i % 2;
+    sSums[row * Tiles::kKeyRows + column] = sums[i / 4][i % 4];
   }
   __syncthreads();
-  const int thread = static_cast<int>(threadIdx.x);
-  const int num_elements = repeats_along_s ? 1 : slice.keys.end - slice.keys.begin;
-  if (thread >= num_elements) return;
-  float total = 0.0f;
-#pragma unroll
-  for (int i = 0; i < Tiles::kWarps; ++i) total += sSums[i * Tiles::kKeyRows + thread];
-  at.s = slice.keys.begin + thread;
-  store_bias(params, at, total);
+  // Where bias repeats along an axis, its first position stands for all: its stride in d_bias is 0, or its
+  // size 1. Sums past the last position are 0.
+  const bool repeats_along_t = params.bias_shape.T == 1, repeats_along_s = params.bias_shape.S == 1;
+  const int num_rows = repeats_along_t ? 1 : slice.queries.end - slice.queries.begin;
+  const int num_columns = repeats_along_s ? 1 : slice.keys.end - slice.keys.begin;
+  const int rows_added = repeats_along_t ? Tiles::kQueryRows : 1;
+  const int columns_added = repeats_along_s ? Tiles::kKeyRows : 1;
+  for (int element = thread; element < num_rows * num_columns; element += Tiles::kThreads) {
+    const int row = element / num_columns, column = element % num_columns;
+    float total = 0.0f;
+    for (int i = row; i < row + rows_added; ++i) {
+      for (int j = column; j < column + columns_added; ++j) total += sSums[i * Tiles::kKeyRows + j];
+    }
+    store_bias(params,
+               {slice.v, slice.batches.begin, slice.heads.begin, slice.queries.begin + row,
+                slice.keys.begin + column},
+               total);
+  }
 }
 
 // Grid: one block a BiasSlice.

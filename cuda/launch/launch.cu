@@ -111,12 +111,15 @@ enum class Operands { kAsGiven, kAlways, kNever };
 
 template <Operands operands, DType dtype, int channels, typename Run>
 LaunchStatus with_operands(const Problem& problem, Run run) {
-  if constexpr (operands == Operands::kNever)
-    return run.template operator()<Config<dtype, channels, false>>();
-  if constexpr (operands == Operands::kAlways)
-    return run.template operator()<Config<dtype, channels, true>>();
-  return has_score_operands(problem) ? run.template operator()<Config<dtype, channels, true>>()
-                                     : run.template operator()<Config<dtype, channels, false>>();
+  using With = Config<dtype, channels, true>;
+  using Without = Config<dtype, channels, false>;
+  if constexpr (operands == Operands::kNever) {
+    return run.template operator()<Without>();
+  } else if constexpr (operands == Operands::kAlways) {
+    return run.template operator()<With>();
+  } else {
+    return has_score_operands(problem) ? run.template operator()<With>() : run.template operator()<Without>();
+  }
 }
 
 template <Operands operands, DType dtype, typename Run>
