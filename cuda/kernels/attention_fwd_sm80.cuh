@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
     add_weighted_rows<kDType>(out, p, ring.take_value(key),
                               [&](int k) { return score_tile.real_columns(key, k); });
   }
-  // Of the query tile, where no key is seen. Any thread's copies may go to rows of this warp, whose place takes
-  // the result.
+  // Of the query tile, where no key is seen. Any thread's copies may go to rows of this warp, whose place
+  // takes the result.
   wait_for_copies<0>();
   __syncthreads();
   // Computed again rather than kept in the registers of the loop.
