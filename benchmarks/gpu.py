@@ -157,7 +157,7 @@ def compare(case: Case, rounds: int) -> dict:
         try:
             programs[name] = peer(case)
         except (ImportError, RuntimeError, ValueError) as refusal:
-            refusals[name] = str(refusal).splitlines()[0]
+            refusals[name] = str(refusal).partition("\n")[0]
     seconds = {name: [] for name in programs}
     for warm_up in (True, *[False] * rounds):
         for name, program in programs.items():

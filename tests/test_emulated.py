@@ -79,6 +79,7 @@ class MisuseTest(parameterized.TestCase):
         assert (done.returncode, done.stderr) == (1, "a result is not a number\n")
 
     @parameterized.parameters(
+        ("store_under_a_copy", "a store to where a copy is under way"),
         ("copy_under_way_at_the_end", "a thread ends with copies under way"),
         ("barrier_for_one_warp", "no thread can go on: some wait for others that never come"),
         ("lanes_apart", "lanes of one warp meet at different instructions"),

@@ -22,8 +22,8 @@ __device__ inline RowFacts row_facts(float max, float log_sum, float delta) {
   return {max, fabsf(log_sum) * kLog2E, delta};
 }
 
-// `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). A score of -inf gives 0,
-// and a dS of 0 also in a row of NaN.
+// `score` becomes the probability P, `d_p` (d_out . value) becomes dS = P (dP - delta). A score of -inf gives
+// 0, and a dS of 0 also in a row of NaN.
 __device__ inline void score_to_gradient(float& score, float& d_p, const RowFacts& row) {
   const CtMask counts = ~ct_equal(score, -INFINITY);
   // max and log2_sum stay apart: their sum would lose log2_sum to rounding where the scores are large.

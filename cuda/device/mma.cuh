@@ -52,9 +52,10 @@ __device__ Operand<dtype> as_operand(const Fragment& fragment) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if constexpr (dtype == DType::kFloat32) {
-      // The products do not look at the last 13 bits of an operand. Of the rest they leave out a quarter of the
-      // last of its 11 bits on average, which the small factor makes up for; with it no low part is 0 that an
-      // infinity on the other side would turn into NaN. Infinity less itself is NaN, and loses against a number.
+      // The products do not look at the last 13 bits of an operand. Of the rest they leave out a quarter of
+      // the last of its 11 bits on average, which the small factor makes up for; with it no low part is 0
+      // that an infinity on the other side would turn into NaN. Infinity less itself is NaN, and loses
+      // against a number.
       constexpr uint32_t kSeen = 0xffffe000u;
       constexpr float kNextToOne = 1.0f + 0x1p-23f;
       operand.high[i] = fragment[i] & kSeen;

@@ -1,5 +1,5 @@
-// The 32 lanes of a warp. What they tell each other goes by shuffles whose partners are fixed: the value may be
-// secret, the lane is not.
+// The 32 lanes of a warp. What they tell each other goes by shuffles whose partners are fixed: the value may
+// be secret, the lane is not.
 
 #pragma once
 

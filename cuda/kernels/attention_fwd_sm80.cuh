@@ -168,7 +168,10 @@ __global__ void __launch_bounds__(ForwardTiles<Config>::kThreads, ForwardTiles<C
     add_weighted_rows<kDType>(out, p, ring.take_value(key),
                               [&](int k) { return score_tile.real_columns(key, k); });
   }
-  ptx::wait_for_copies<0>();  // of the query tile, where no key is seen: none may be under way at the end
+  // Of the query tile, where no key is seen. Any thread's copies may go to rows of this warp, whose place
+  // takes the result.
+  ptx::wait_for_copies<0>();
+  __syncthreads();
   // Computed again rather than kept in the registers of the loop.
   first = first_row_of_block<Tiles>(shape);
   first.row += thread_of_block<Tiles::kRowBytes>() / kWarpLanes * Tiles::kWarpRows;

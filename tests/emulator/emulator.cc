@@ -7,7 +7,6 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <random>
 #include <vector>
 
@@ -20,6 +19,8 @@ namespace emulator {
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
+constexpr unsigned kMostSteps = 64;  // of one warp before another one's turn
+constexpr int kMostTurnsInVain = 200;
 constexpr int kFlushSubnormals = 0x8040;  // MXCSR: results and operands, as -ftz=true
 
 struct Copy {
@@ -55,7 +56,8 @@ struct Block {
   int64_t met = 0;
   bool progress = false;
   Thread* running = nullptr;
-  void* scheduler;  // its stack pointer
+  std::vector<int> copies_to;  // under way, by word of shared memory
+  void* scheduler;             // its stack pointer
 };
 Block* block = nullptr;
 
@@ -92,10 +94,9 @@ void yield() { emulator_switch(&block->running->stack_pointer, block->scheduler)
 void enter() {
   (*block->body)();
   Thread& self = *block->running;
-  if (!self.open_group.empty() || !self.groups.empty()) {
-    for (const auto& group : self.groups) {
-      if (!group.empty()) fail("a thread ends with copies under way");
-    }
+  self.groups.push_back(self.open_group);
+  for (const auto& group : self.groups) {
+    if (!group.empty()) fail("a thread ends with copies under way");
   }
   self.ended = true;
   block->progress = true;
@@ -111,10 +112,15 @@ void* fresh_stack(char* stack) {
   return words;
 }
 
+void count_copy(uint32_t to, int size, int change) {
+  for (int i = 0; i < size; i += 4) block->copies_to[(to - kSharedBase + i) / 4] += change;
+}
+
 void finish(const Copy& copy) {
   unsigned char* to = shared(copy.to, copy.size);
   std::memset(to, 0, copy.size);
   std::memcpy(to, copy.from, copy.bytes);
+  count_copy(copy.to, copy.size, -1);
 }
 
 void run_block(const uint3& index) {
@@ -123,6 +129,7 @@ void run_block(const uint3& index) {
   block->waiting = 0;
   for (Warp& warp : block->warps) warp = {};
   std::memset(dhp::sMemory, 0xff, block->config.dynamicSmemBytes);
+  block->copies_to.assign(block->config.dynamicSmemBytes / 4, 0);
   for (int i = 0; i < num_threads; ++i) {
     Thread& thread = block->threads[i];
     thread.ended = false;
@@ -132,22 +139,26 @@ void run_block(const uint3& index) {
     thread.stack_pointer = fresh_stack(thread.stack.get());
   }
   std::mt19937 chance(index.x);
-  std::vector<int> order(block->warps.size());
-  std::iota(order.begin(), order.end(), 0);
-  for (bool all_ended = false; !all_ended;) {
-    all_ended = true;
-    block->progress = false;
-    std::shuffle(order.begin(), order.end(), chance);
-    for (const int warp : order) {
+  const auto has_ended = [](const Thread& thread) { return thread.ended; };
+  int turns_in_vain = 0;
+  while (!std::all_of(block->threads.begin(), block->threads.end(), has_ended)) {
+    // A warp goes on for a while, as far ahead of the others as barriers let it.
+    const size_t warp = chance() % block->warps.size();
+    const unsigned steps = 1 + chance() % kMostSteps;
+    bool went_on = false;
+    block->progress = true;
+    for (unsigned i = 0; i < steps && block->progress; ++i) {
+      block->progress = false;
       for (int lane = 0; lane < kLanes; ++lane) {
         Thread& thread = block->threads[warp * kLanes + lane];
         if (thread.ended) continue;
         block->running = &thread;
         emulator_switch(&block->scheduler, thread.stack_pointer);
-        all_ended = all_ended && thread.ended;
       }
+      went_on = went_on || block->progress;
     }
-    if (!all_ended && !block->progress) fail("no thread can go on: some wait for others that never come");
+    turns_in_vain = went_on ? 0 : turns_in_vain + 1;
+    if (turns_in_vain == kMostTurnsInVain) fail("no thread can go on: some wait for others that never come");
   }
 }
 
@@ -192,6 +203,12 @@ unsigned char* shared(uint32_t address, uint32_t bytes) {
   return dhp::sMemory + offset;
 }
 
+void store(uint32_t to, uint32_t word) {
+  unsigned char* place = shared(to, sizeof word);
+  if (block->copies_to[(to - kSharedBase) / 4] != 0) fail("a store to where a copy is under way");
+  std::memcpy(place, &word, sizeof word);
+}
+
 uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) - dhp::sMemory) + kSharedBase;
 }
@@ -200,6 +217,7 @@ void start_copy(uint32_t to, const void* from, int size, int bytes) {
   if (bytes != 0 && reinterpret_cast<uintptr_t>(from) % size != 0)
     fail("a copy from an address that is not aligned");
   std::memset(shared(to, size), 0xff, size);
+  count_copy(to, size, 1);
   block->running->open_group.push_back({to, from, size, bytes});
 }
 

@@ -37,6 +37,7 @@ void meet_warp(Act act, void* mine);
 // Shared memory, by its 32-bit address; stops the program where the block has not asked for it.
 unsigned char* shared(uint32_t address, uint32_t bytes);
 uint32_t shared_address(const void* pointer);
+void store(uint32_t to, uint32_t word);
 
 // An asynchronous copy: until it is waited for, its target is full of NaN.
 void start_copy(uint32_t to, const void* from, int size, int bytes);

@@ -41,6 +41,13 @@ void missing_barrier(int thread) {
   ptx::wait_for_copies<0>();
   results[thread] = shared_float(base + 16 * (kThreads - 1 - thread));
 }
+void store_under_a_copy(int thread) {
+  const uint32_t place = ptx::shared_address(sMemory) + 16 * thread;
+  ptx::copy_16_async(place, ones, 16);
+  ptx::close_copy_group();
+  ptx::store_shared(place + 4, 0);
+  ptx::wait_for_copies<0>();
+}
 void copy_under_way_at_the_end(int thread) {
   ptx::copy_16_async(ptx::shared_address(sMemory) + 16 * thread, ones, 16);
   ptx::close_copy_group();
@@ -72,6 +79,7 @@ constexpr Named kChecks[] = {
     {"proper", proper},
     {"copy_that_nobody_waits_for", copy_that_nobody_waits_for},
     {"missing_barrier", missing_barrier},
+    {"store_under_a_copy", store_under_a_copy},
     {"copy_under_way_at_the_end", copy_under_way_at_the_end},
     {"barrier_for_one_warp", barrier_for_one_warp},
     {"lanes_apart", lanes_apart},

@@ -30,7 +30,7 @@ T load_shared(uint32_t from) {
   std::memcpy(&value, emulator::shared(from, sizeof value), sizeof value);
   return value;
 }
-inline void store_shared(uint32_t to, uint32_t word) { std::memcpy(emulator::shared(to, 4), &word, 4); }
+inline void store_shared(uint32_t to, uint32_t word) { emulator::store(to, word); }
 inline float2 load_shared_2(uint32_t from) { return load_shared<float2>(from); }
 inline uint4 load_shared_4(uint32_t from) { return load_shared<uint4>(from); }
 
