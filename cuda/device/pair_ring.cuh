@@ -38,7 +38,12 @@ class PairRing {
         range_(range),
         row_(range.begin),
         pair_(shared) {
-    if constexpr (Tiles::kPairs == 2) start(start_more);
+    // What the block has begun to copy before is in the first group, whether or not a pair follows.
+    if constexpr (Tiles::kPairs == 2) {
+      start(start_more);
+    } else {
+      close_copy_group();
+    }
   }
 
   // Waits until the next pair is there for all warps, and starts the copy of the one after it. The address of
