@@ -92,4 +92,10 @@ struct BiasBackwardParams {
   float* delta;              // [V, B, T, N] workspace, as in BackwardParams
 };
 
+// How a tensor lies in memory, as the driver's cuTensorMapEncodeTiled writes it for the copies of compute
+// capability 9.0.
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+
 }  // namespace dhp

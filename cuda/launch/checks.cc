@@ -77,6 +77,12 @@ std::string check_device() {
   return gpu_objection(major, minor);
 }
 
+bool device_is_hopper() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+}
+
 // Machine code runs on its own major version from its own minor version upward, the embedded 8.7 aside;
 // sm_90a on 9.0 alone.
 std::string gpu_objection(int major, int minor) {

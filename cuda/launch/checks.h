@@ -24,6 +24,9 @@ std::string check_rows(const char* name, const HeadRows<Pointer>& rows, DType dt
 // The current device is one that the library holds machine code for.
 std::string check_device();
 
+// Whether the current device has compute capability 9.0.
+bool device_is_hopper();
+
 // "V=1, B=2, T=8, S=8, N=4, K=2, D=64, bfloat16", for messages.
 std::string describe(const Problem& problem);
 

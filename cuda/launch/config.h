@@ -23,6 +23,13 @@ struct Config {
   static constexpr bool kHasScoreOperands = has_score_operands;
 };
 
+// Whether a score is more than a positive multiple of the dot product.
+inline bool has_score_operands(const Problem& problem) {
+  return problem.bias.data != nullptr || problem.mask.data != nullptr ||
+         problem.query_lengths.data != nullptr || problem.key_value_lengths.data != nullptr ||
+         !(problem.scale > 0);
+}
+
 inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";
 
 // nullptr: no kernel is compiled for this dtype.
