@@ -1,5 +1,5 @@
-// The online softmax with one multiply-add a score: exp2(c score - reference), where the reference of a row is
-// its running maximum times c, rounded.
+// The online softmax with one multiply-add a score: exp2(c score - reference), where the reference of a row
+// is its running maximum times c, rounded.
 //
 // What the rounding leaves, up to 2^-24 of the reference, is the same factor for every key of a row, so it
 // cancels in the output; earlier results are rescaled by the difference of two rounded references, and the
@@ -17,7 +17,8 @@ namespace dhp {
 
 // Of the two rows that a lane has of 64.
 struct FusedSoftmax {
-  static constexpr float kLowest = -0x1p100f;  // finite, so that a row in which nothing takes part needs no test
+  static constexpr float kLowest =
+      -0x1p100f;  // finite, so that a row in which nothing takes part needs no test
   static constexpr float kExactBelow = 0x1p31f;
 
   float max[kStripRows] = {kLowest, kLowest};
@@ -42,15 +43,31 @@ struct FusedSoftmax {
   template <int kTiles>
   __device__ void take_max(const Sums (&scores)[kTiles], float c, float (&factors)[kStripRows],
                            float (&rescale)[kStripRows]) {
+// Both rows step by step: the exponentials of one must not start, and take registers, while the other's
+    // maximum is looked for.
+    float odd[kStripRows];
+#pragma unroll
+    for (int row = 0; row < kStripRows; ++row) odd[row] = scores[0][2 * row + 1];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int row = 0; row < kStripRows; ++row) {
+        max[row] = fmaxf(max[row], scores[i][2 * row]);
+        if (i > 0) odd[row] = fmaxf(odd[row], scores[i][2 * row + 1]);
+      }
+    }
+#pragma unroll
+    for (int row = 0; row < kStripRows; ++row) max[row] = fmaxf(max[row], odd[row]);
+#pragma unroll
+    for (int distance = 1; distance < 4; distance *= 2) {
+      float others[kStripRows];
+#pragma unroll
+      for (int row = 0; row < kStripRows; ++row) others[row] = __shfl_xor_sync(kAllLanes, max[row], distance);
+#pragma unroll
+      for (int row = 0; row < kStripRows; ++row) max[row] = fmaxf(max[row], others[row]);
+    }
 #pragma unroll
     for (int row = 0; row < kStripRows; ++row) {
-      float even = max[row], odd = scores[0][2 * row + 1];
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        even = fmaxf(even, scores[i][2 * row]);
-        if (i > 0) odd = fmaxf(odd, scores[i][2 * row + 1]);
-      }
-      max[row] = quad_max(fmaxf(even, odd));
       factors[row] = factor(max[row], c);
       const float new_reference = max[row] * factors[row];
       rescale[row] = ct_exp2(reference[row] - new_reference);

@@ -76,6 +76,16 @@ __device__ inline void prefetch_map(const void* map) {
   asm volatile("prefetch.tensormap [%0];" : : "l"(map) : "memory");
 }
 
+// The registers of each thread of the warpgroup, from now on; the block has what it was launched with.
+template <int kRegisters>
+__device__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(kRegisters));
+}
+template <int kRegisters>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(kRegisters));
+}
+
 // Products of a warpgroup run beside its other instructions. The registers that one reads or writes are
 // touched neither between it and the wait for it nor, unless this stands between, before it.
 __device__ inline void fence_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -134,6 +144,9 @@ __device__ inline void pin(float& value) { asm volatile("" : "+f"(value) : : "me
                    DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35, %36, %37, %38, %39",                 \
                    DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8), DHP_TILE(9)), "%40", "%41", "%42")     \
   DHP_WGMMA_SHARED(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64", "%65", "%66")     \
+  DHP_WGMMA_SHARED(                                                                                         \
+      name, type, 22, "176", DHP_NAMES_16 ", " DHP_NAMES_4 ", %80, %81, %82, %83, %84, %85, %86, %87",      \
+      DHP_LIST(DHP_TILES_16(0), DHP_TILES(16), DHP_TILE(20), DHP_TILE(21)), "%88", "%89", "%90")            \
   DHP_WGMMA_REGISTERS(name, type, 9, "72", DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35",             \
                       DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8)), "%36, %37, %38, %39", "%40")       \
   DHP_WGMMA_REGISTERS(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64, %65, %66, %67", \

@@ -70,6 +70,24 @@ class ScoreTile {
     finish_but_scale(scores, column);
   }
 
+  // Only where the band's edge cuts the tile is there something to hide.
+  __device__ void hide_out_of_band(Scores& scores, int32_t column) const {
+    for_each_row([&](int strip, int half) {
+      // Seen from the lane's first column, so that the others are constants.
+      const Range range = seen(row(strip, half));
+      const int32_t begin = range.begin - column - lane_column(), end = range.end - column - lane_column();
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int32_t position = tile * kMmaColumns + i;
+          float& score = scores[strip][tile][2 * half + i];
+          score = position >= begin && position < end ? score : -INFINITY;
+        }
+      }
+    });
+  }
+
   // As rows of a weighted sum, the words that keep of the columns those before the true length, for
   // add_weighted_rows: of the k-th 16, {2q and 2q + 1, 2q + 8 and 2q + 9}, two to a word; of float32, of the
   // k-th 8, {2q, 2q + 1}.
@@ -131,15 +149,6 @@ class ScoreTile {
   }
   __device__ uint32_t real_pair(int32_t column) const {
     return (column_is_real(column).bits & 0x0000ffffu) | (column_is_real(column + 1).bits & 0xffff0000u);
-  }
-
-  __device__ void hide_out_of_band(Scores& scores, int32_t column) const {
-    for_each_row([&](int strip, int half) {
-      const Range range = seen(row(strip, half));
-      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
-        score = position >= range.begin && position < range.end ? score : -INFINITY;
-      });
-    });
   }
 
   __device__ void hide_past_lengths(Scores& scores, int32_t column) const {

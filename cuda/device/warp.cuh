@@ -21,4 +21,7 @@ __device__ inline bool at_head(bool goes_on) {
   return goes_on;
 }
 
+// A value that all lanes of the warp have, in a way that the compiler knows so.
+__device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
+
 }  // namespace dhp

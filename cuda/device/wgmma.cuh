@@ -1,8 +1,8 @@
 // Products of a warpgroup, and how their operands lie in shared memory.
 //
-// A tile of rows lies there as ptx::load_box writes it: columns of 64 channels, one after the other, each with
-// 128 bytes a row; in every 1024 bytes, which are 8 rows, chunk c of row r (16 bytes) stands in the place of
-// chunk c ^ r. A product takes 16 elements of each operand: 32 bytes of a row, or 16 rows.
+// A tile of rows lies there as ptx::load_box writes it: columns of 64 channels, one after the other, each
+// with 128 bytes a row; in every 1024 bytes, which are 8 rows, chunk c of row r (16 bytes) stands in the
+// place of chunk c ^ r. A product takes 16 elements of each operand: 32 bytes of a row, or 16 rows.
 
 #pragma once
 
@@ -39,7 +39,8 @@ struct SharedOperand {
   __device__ uint64_t descriptor() const { return static_cast<uint64_t>(kHigh) << 32 | low; }
 };
 
-// sums = left . right^T, the dot product of each row of one tile with each row of the other.
+// Starts a group of products: sums = left . right^T, the dot product of each row of one tile with each row of
+// the other.
 //   left, right           by rows
 //   kLeftRows, kTiles     rows of the tiles that they are part of: 8 kTiles of the right one
 template <DType dtype, int kChannels, int kLeftRows, int kTiles>
@@ -55,9 +56,10 @@ __device__ void start_rows_by_rows(Sums (&sums)[kTiles], SharedOperand left, Sha
       ptx::wgmma_f16(sums, rows, columns, k > 0);
     }
   }
+  ptx::close_product_group();
 }
 
-// sums += left . right, weighted sums of rows.
+// Starts a group of products: sums += left . right, weighted sums of rows.
 //   right   by columns
 //   kStep   what is added to its descriptor for each 16 rows
 template <DType dtype, uint32_t kStep, int kTiles, int kDepth>
@@ -72,13 +74,13 @@ __device__ void start_weighted_rows(Sums (&sums)[kTiles], const Fragment (&left)
       ptx::wgmma_f16(sums, left[k], rows);
     }
   }
+  ptx::close_product_group();
 }
 
-// Ends the products that were started, and waits for them.
-template <int kTiles>
+// Waits until at most kUnderWay groups of products are under way. What of them is in `sums` can be used then.
+template <int kUnderWay, int kTiles>
 __device__ void finish_products(Sums (&sums)[kTiles]) {
-  ptx::close_product_group();
-  ptx::wait_for_products<0>();
+  ptx::wait_for_products<kUnderWay>();
 #pragma unroll
   for (Sums& tile : sums) {
 #pragma unroll

@@ -1,20 +1,20 @@
 // Forward attention on the tensor cores of Hopper (wgmma), with tensor copies.
 //
-// A block owns kQueryRows query rows of one head, each warpgroup 64 of them. Key and value tiles come through a
-// ring of kStages places each; one thread of the last warpgroup starts the copies, between its products. For
-// each tile, from the last that is seen to the first, a warpgroup does
+// A block owns kQueryRows query rows of one head, each warpgroup 64 of them. Key and value tiles come through
+// two rings, from the last tile that is seen to the first. For each tile a warpgroup does
 //
 //   1  scores = query . key                              wgmma
-//   2  running maximum; P = exp2(c score - reference), rounded to the operands' dtype, and between these
-//      out *= rescale
+//   2  running maximum; P = exp2(c score - reference), rounded to the operands' dtype; out *= rescale
 //   3  out += P . value                                  wgmma
 //
-// and the products of one run beside the softmax of the others. With 64 channels P is also multiplied by a
-// column of ones, so that the product has the sum of a row too.
+// either one after the other, so that the products of one warpgroup run beside the softmax of the others, or
+// (kOverlaps) with the scores of the next tile and P . value of this one beside the softmax between. With 64
+// channels P is also multiplied by a column of ones: the product then has the sum of a row too.
 //
-// Who waits for whom: a copy announces its bytes to the barrier `full` of its place, at which all threads wait
-// before they read; one thread of each warpgroup arrives at `empty` when its warpgroup has read, and the copying
-// thread waits there before it fills the place again.
+// Who waits for whom: a copy announces its bytes to the barrier of its place, at which all threads wait
+// before they read; one thread of each warpgroup arrives at another when its warpgroup has read, and the
+// copying thread waits there before it fills the place again. It is a thread of a warpgroup of its own or,
+// where four warpgroups leave no registers for that, one of the last warpgroup, which sees most keys.
 //
 // Constant time: tiles are chosen by the band alone, and the rescale runs on every tile.
 
@@ -24,6 +24,7 @@
 #include "device/fused_softmax.cuh"
 #include "device/rows.cuh"
 #include "device/score_tile.cuh"
+#include "device/tile_ring.cuh"
 #include "device/wgmma.cuh"
 #include "params.h"
 
@@ -34,19 +35,24 @@ struct HopperForwardTiles {
   static constexpr DType kDType = Config::kDType;
   static constexpr int kChannels = Config::kChannels;
   static constexpr int kRowBytes = Config::kRowBytes;
+  static constexpr bool kHasBand = Config::kHasBand;
   static constexpr int kColumns = kChannels / kBoxChannels;  // of 64 channels
-  // As many as the registers of an SM allow.
-  static constexpr int kGroups = kChannels == 64 ? 4 : kChannels == 128 ? 3 : 2;
-  static constexpr int kThreads = kGroups * kGroupThreads;
+  // As many warpgroups as the registers of an SM allow; what is measured is in DECISIONS.
+  static constexpr int kGroups = kChannels == 64 ? 4 : kChannels == 128 && kHasBand ? 3 : 2;
+  static constexpr bool kHasProducer = kChannels > 64;
+  static constexpr bool kOverlaps = kGroups == 2;
+  static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32,
+                       kConsumerRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kThreads = (kGroups + kHasProducer) * kGroupThreads;
   static constexpr int kQueryRows = kGroups * kGroupRows;
-  static constexpr int kKeyRows = kChannels == 256 ? 80 : 128;
+  static constexpr int kKeyRows = kChannels == 256 ? 80 : kGroups == 2 ? 176 : 128;
   static constexpr int kStages = kChannels == 64 ? 4 : 2;
   static constexpr int kAhead = kStages / 2;  // tiles between the copy of one and its use
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kDepth = kKeyRows / kMmaDepth<kDType>;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr bool kHasOnes = kChannels == 64;
-  static constexpr int kOutTiles = kChannelTiles + (kHasOnes ? 1 : 0);
+  static constexpr int kOutTiles = kChannelTiles + kHasOnes;
 
   // Shared memory, in bytes from its begin.
   static constexpr int kQueryBytes = kGroupRows * kRowBytes;  // of one warpgroup
@@ -56,10 +62,10 @@ struct HopperForwardTiles {
   static constexpr int kValues = kKeys + kStages * kTileBytes;
   static constexpr int kOnes = kValues + kStages * kTileBytes;
   static constexpr int kOnesBytes = kHasOnes ? kMmaRows * kBoxRowBytes : 0;
-  static constexpr int kBarriers = kOnes + kOnesBytes;
-  static constexpr int kBarrierBytes = 8;
-  static constexpr int kNumBarriers = kGroups + 4 * kStages;
-  static constexpr int kSharedBytes = kBarriers + kNumBarriers * kBarrierBytes;
+  static constexpr int kQueryBarriers = kOnes + kOnesBytes;
+  static constexpr int kKeyBarriers = kQueryBarriers + kGroups * kBarrierBytes;
+  static constexpr int kValueBarriers = kKeyBarriers + 2 * kStages * kBarrierBytes;
+  static constexpr int kSharedBytes = kValueBarriers + 2 * kStages * kBarrierBytes;
 };
 
 struct HopperForwardParams {
@@ -67,157 +73,309 @@ struct HopperForwardParams {
   TensorMap query, key, value, out;
 };
 
-// The places of key or of value tiles.
-template <typename Tiles>
-class TileRing {
- public:
-  //   tiles     the places
-  //   barriers  a full one for each place, then an empty one
-  __device__ TileRing(uint32_t tiles, uint32_t barriers) : tiles_(tiles), barriers_(barriers) {}
-
-  __device__ void init() const {
-    for (int place = 0; place < Tiles::kStages; ++place) {
-      ptx::init_barrier(full(place), 1);
-      ptx::init_barrier(full(place) + kToEmpty, Tiles::kGroups);
-    }
-  }
-
-  // Starts the copy of the i-th tile of the walk, whose first row is `at`, when its place is empty. One thread.
-  __device__ void load(const TensorMap& map, int i, const Place& at) const {
-    const int place = i % Tiles::kStages;
-    if (i >= Tiles::kStages) wait(full(place) + kToEmpty, i / Tiles::kStages + 1);
-    ptx::arrive_expecting(full(place), Tiles::kTileBytes);
-#pragma unroll
-    for (int column = 0; column < Tiles::kColumns; ++column) {
-      ptx::load_box(tiles_ + place * Tiles::kTileBytes + column * Tiles::kColumnBytes, &map, full(place),
-                    column * kBoxChannels, at.row, at.head, at.b, at.v);
-    }
-  }
-  // Waits for the i-th tile; its address.
-  __device__ uint32_t take(int i) const {
-    wait(full(i % Tiles::kStages), i / Tiles::kStages);
-    return tiles_ + i % Tiles::kStages * Tiles::kTileBytes;
-  }
-  // The i-th tile has been read. One thread of each warpgroup.
-  __device__ void release(int i) const { ptx::arrive(full(i % Tiles::kStages) + kToEmpty); }
-
-  // Waits for the phase of this number.
-  __device__ static void wait(uint32_t barrier, int phase) {
-    while (!ptx::is_over(barrier, phase & 1)) {
-    }
-  }
-
- private:
-  static constexpr uint32_t kToEmpty = Tiles::kStages * Tiles::kBarrierBytes;
-  __device__ uint32_t full(int place) const { return barriers_ + place * Tiles::kBarrierBytes; }
-
-  uint32_t tiles_, barriers_;
-};
-
-// The first query row of the block and its head. Heads are taken in sections whose keys and values stay in the
-// cache; in a section, those rows that see most come first, all heads beside each other.
+// The first query row of the block and its head. Where later rows see more, heads are taken in sections whose
+// keys and values stay in the cache; in a section the last rows come first, all heads beside each other.
 template <typename Tiles>
 __device__ Place query_rows_of_block(const Problem& problem) {
-  constexpr int kSection = 16;
+  constexpr uint32_t kSection = 16;
   const Shape& shape = problem.shape;
-  const int tiles = static_cast<int>((shape.T + Tiles::kQueryRows - 1) / Tiles::kQueryRows);
-  uint32_t rest = ptx::block_index();
-  int32_t tile, flat;
-  if (problem.band.right < shape.S - 1) {
+  const uint32_t tiles = static_cast<uint32_t>(shape.T + Tiles::kQueryRows - 1) / Tiles::kQueryRows;
+  uint32_t rest = ptx::block_index(), tile;
+  if (Tiles::kHasBand) {
     const uint32_t heads = static_cast<uint32_t>(shape.V * shape.B * shape.N);
     const uint32_t section = rest / (kSection * tiles);
     const uint32_t size = min(heads - section * kSection, kSection);
     rest -= section * kSection * tiles;
-    tile = tiles - 1 - static_cast<int>(rest / size);
-    flat = section * kSection + rest % size;
+    tile = tiles - 1 - rest / size;
+    rest = section * kSection + rest % size;
   } else {
     tile = rest % tiles;
-    flat = rest / tiles;
+    rest = rest / tiles;
   }
-  uint32_t heads = flat;
-  const int32_t head = take_index(heads, shape.N);
-  const int32_t b = take_index(heads, shape.B);
-  return {static_cast<int32_t>(heads), b, tile * Tiles::kQueryRows, head};
+  const int32_t head = take_index(rest, shape.N);
+  const int32_t b = take_index(rest, shape.B);
+  return {static_cast<int32_t>(rest), b, static_cast<int32_t>(tile) * Tiles::kQueryRows, head};
 }
 
-// Coordinates of the V and B axes in a tensor that may repeat along them.
-template <typename Pointer>
-__device__ Place place_in(const HeadRows<Pointer>& rows, Place at) {
-  at.v = rows.stride_v == 0 ? 0 : at.v;
-  at.b = rows.stride_b == 0 ? 0 : at.b;
-  return at;
-}
+// The walk of a block over its key tiles, from the last to the first, and what brings them.
+template <typename Tiles>
+class Walk {
+ public:
+  __device__ Walk(const HopperForwardParams& params, const Place& first, uint32_t sBegin)
+      : keys(sBegin + Tiles::kKeys, sBegin + Tiles::kKeyBarriers),
+        values(sBegin + Tiles::kValues, sBegin + Tiles::kValueBarriers),
+        params_(params),
+        first_(first),
+        head_of_keys_(uniform(key_value_head(params.forward.problem.shape, first.head))) {
+    const Problem& problem = params.forward.problem;
+    if constexpr (Tiles::kHasBand) {
+      const int32_t last_row = min(first.row + Tiles::kQueryRows, static_cast<int32_t>(problem.shape.T)) - 1;
+      end_ = uniform(divide_up(keys_seen(problem, last_row).end));
+      num_tiles = uniform(max(end_ - keys_seen(problem, first.row).begin / Tiles::kKeyRows, 0));
+    } else {
+      num_tiles = end_ = divide_up(static_cast<int32_t>(problem.shape.S));
+    }
+  }
+
+  __device__ int32_t key(int i) const { return (end_ - 1 - i) * Tiles::kKeyRows; }
+  // The tiles that have keys of a range.
+  __device__ Range tiles_with(const Range& seen) const {
+    const int begin = max(end_ - divide_up(seen.end), 0);
+    return {begin, min(max(end_ - seen.begin / Tiles::kKeyRows, begin), num_tiles)};
+  }
+
+  __device__ void load_query(uint32_t sBegin) const {
+    Place at = place_in(problem().query, first_);
+    for (int group = 0; group < Tiles::kGroups; ++group) {
+      const uint32_t barrier = sBegin + Tiles::kQueryBarriers + group * kBarrierBytes;
+      ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
+      load_rows<kGroupRows, Tiles::kColumns>(sBegin + group * Tiles::kQueryBytes, params_.query, barrier, at);
+      at.row += kGroupRows;
+    }
+  }
+  // Tile i of keys and of values.
+  __device__ void load(int i) const {
+    const Place at{first_.v, first_.b, key(i), head_of_keys_};
+    keys.load(params_.key, i, place_in(problem().key, at));
+    values.load(params_.value, i, place_in(problem().value, at));
+  }
+
+  TileRing<Tiles> keys, values;
+  int num_tiles;
+
+ private:
+  __device__ const Problem& problem() const { return params_.forward.problem; }
+  __device__ static int divide_up(int32_t rows) { return (rows + Tiles::kKeyRows - 1) / Tiles::kKeyRows; }
+
+  const HopperForwardParams& params_;
+  Place first_;
+  int32_t head_of_keys_;
+  int end_;  // tiles of the key axis before the end of the walk's first
+};
 
 template <typename Tiles>
 __device__ void fill_with_ones(uint32_t ones) {
   const uint32_t one = pack<Tiles::kDType>(1.0f, 1.0f);
-  for (int i = threadIdx.x; i < Tiles::kOnesBytes / 4; i += Tiles::kThreads) ptx::store_shared(ones + 4 * i, one);
+  for (int i = threadIdx.x; i < Tiles::kOnesBytes / 4; i += Tiles::kThreads)
+    ptx::store_shared(ones + 4 * i, one);
   ptx::fence_stores();
 }
 
-// Scores to P, and earlier results to those of the new reference. The multiplications of `out` stand between
-// the exponentials, whose unit is the slower one.
-template <typename Tiles>
-__device__ void weigh(Fragment (&p)[Tiles::kDepth], Sums (&scores)[Tiles::kKeyTiles],
-                      Sums (&out)[Tiles::kOutTiles], FusedSoftmax& softmax,
-                      const float (&factors)[kStripRows], const float (&rescale)[kStripRows]) {
-  float tile_sum[kStripRows] = {};
-#pragma unroll
-  for (int k = 0; k < Tiles::kDepth; ++k) {
+// What one warpgroup does.
+template <typename Config>
+class GroupAttention {
+ public:
+  using Tiles = HopperForwardTiles<Config>;
+  static constexpr DType kDType = Tiles::kDType;
+
+  __device__ GroupAttention(const HopperForwardParams& params, const Walk<Tiles>& walk, const Place& first,
+                            int group, uint32_t sBegin)
+      : params_(params),
+        walk_(walk),
+        sBegin_(sBegin),
+        group_(group),
+        row_(first.row + group * kGroupRows),
+        softmax_(exponent_scale()) {
+  }
+
+  __device__ void run() {
+    wait_for_phase(sBegin_ + Tiles::kQueryBarriers + group_ * kBarrierBytes, 0);
+    const Range own = own_tiles();
+    int i = 0;
+    for (; at_head(i < own.begin); ++i) skip(i);
+    if constexpr (Tiles::kOverlaps) {
+      if (own.begin < own.end) {
+        start_scores(i);
+        finish_scores<0>(i);
+        weigh(true);
+        for (; at_head(i < own.end - 1); ++i) {
+          start_scores(i + 1);
+          start_output(i);
+          finish_scores<1>(i + 1);
+          exponentiate();
+          finish_output(i);
+          rescale_and_round();
+        }
+        start_output(i);
+        finish_output(i);
+        ++i;
+      }
+    } else {
+      for (; at_head(i < own.end); ++i) {
+        start_scores(i);
+        refill(i);
+        finish_scores<0>(i);
+        weigh(false);
+        start_output(i);
+        finish_output(i);
+      }
+    }
+    for (; at_head(i < walk_.num_tiles); ++i) skip(i);
+  }
+
+  __device__ void store(const Place& first) const;
+
+ private:
+  __device__ const Problem& problem() const { return params_.forward.problem; }
+  __device__ float exponent_scale() const { return problem().scale * kLog2E; }
+  __device__ bool is_first_of_group() const { return threadIdx.x % kGroupThreads == 0; }
+
+  __device__ int32_t last_row(int32_t row) const {
+    return min(row + kGroupRows, static_cast<int32_t>(problem().shape.T)) - 1;
+  }
+  // The tiles that have keys which a row of the warpgroup sees.
+  __device__ Range own_tiles() const {
+    if constexpr (!Tiles::kHasBand) return {0, walk_.num_tiles};
+    Range own = walk_.tiles_with({keys_seen(problem(), row_).begin, keys_seen(problem(), last_row(row_)).end});
+    if (row_ >= problem().shape.T) own.begin = own.end;
+    return {uniform(own.begin), uniform(own.end)};
+  }
+  // Whether every row of the warpgroup sees every key of the tile at `key`. Computed for each tile, not kept.
+  __device__ bool sees_all(int32_t key) const {
+    if constexpr (!Tiles::kHasBand) return key + Tiles::kKeyRows <= static_cast<int32_t>(problem().shape.S);
+    const int32_t row = ptx::opaque(row_);
+    return (key >= keys_seen(problem(), last_row(row)).begin) &
+           (key + Tiles::kKeyRows <= keys_seen(problem(), row).end);
+  }
+
+  __device__ bool refills(int i) const {
+    return !Tiles::kHasProducer & (threadIdx.x == (Tiles::kGroups - 1) * kGroupThreads) &
+           (i + Tiles::kAhead < walk_.num_tiles);
+  }
+  __device__ void refill(int i) const {
+    if (refills(i)) walk_.load(i + Tiles::kAhead);
+    __syncwarp();
+  }
+
+  // A tile that this warpgroup does not see.
+  __device__ void skip(int i) const {
+    walk_.keys.take(i);
+    if (is_first_of_group()) walk_.keys.release(i);
+    refill(i);
+    walk_.values.take(i);
+    if (is_first_of_group()) walk_.values.release(i);
+  }
+
+  __device__ void start_scores(int i) {
+    const uint32_t sKeys = walk_.keys.take(i);
+    ptx::fence_products();
+    start_rows_by_rows<kDType, Tiles::kChannels, kGroupRows>(
+        scores_[0], SharedOperand::by_rows(sBegin_ + group_ * Tiles::kQueryBytes),
+        SharedOperand::by_rows(sKeys));
+  }
+  template <int kUnderWay>
+  __device__ void finish_scores(int i) {
+    finish_products<kUnderWay>(scores_[0]);
+    if (is_first_of_group()) walk_.keys.release(i);
+    const int32_t key = walk_.key(i);
+    if (!sees_all(key)) {
+      const int warp_row = static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows;
+      const ScoreTile<Config, Rows::kQueries, 1, Tiles::kKeyTiles> tile(problem(),
+                                                                        {0, 0, row_ + warp_row, 0});
+      tile.hide_out_of_band(scores_, key);
+    }
+    softmax_.take_max(scores_[0], exponent_scale(), factors_, rescale_);
+  }
+
+  __device__ void start_output(int i) {
+    // The column of ones is the second 64 columns of every step: it stands in one place, so the distance to
+    // it shrinks as the rows go on.
+    constexpr uint32_t kRows = kMmaRows * kBoxRowBytes / SharedOperand::kUnit;
+    constexpr uint32_t kStep = Tiles::kHasOnes ? kRows - (kRows << 16) : kRows;
+    const uint32_t sValues = walk_.values.take(ptx::opaque(i));  // place and phase are not kept from the keys
+    const uint32_t next = Tiles::kHasOnes ? sBegin_ + Tiles::kOnes - sValues : Tiles::kColumnBytes;
+    ptx::fence_products();
+    start_weighted_rows<kDType, kStep>(out_, p_, SharedOperand::by_columns(sValues, next));
+  }
+  __device__ void finish_output(int i) {
+    finish_products<0>(out_);
+    if (is_first_of_group()) walk_.values.release(ptx::opaque(i));
+  }
+
+  // Two tiles of scores, which P has one fragment for.
+  __device__ void exponentiate(int k, float (&tile_sum)[kStripRows]) {
 #pragma unroll
     for (int tile = 2 * k; tile < 2 * k + 2; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float& score = scores[tile][i];
-        score = ct_exp2(fmaf(score, factors[i / 2], -softmax.reference[i / 2]));
+        float& score = scores_[0][tile][i];
+        score = ct_exp2(fmaf(score, factors_[i / 2], -softmax_.reference[i / 2]));
         if constexpr (!Tiles::kHasOnes) tile_sum[i / 2] += score;
       }
     }
-    as_left_fragment<Tiles::kDType>(p[k], scores, k);
+  }
+  __device__ void add_to_sum(const float (&tile_sum)[kStripRows]) {
+    if constexpr (!Tiles::kHasOnes) {
+#pragma unroll
+      for (int row = 0; row < kStripRows; ++row) {
+        softmax_.sum[row] = fmaf(softmax_.sum[row], rescale_[row], tile_sum[row]);
+      }
+    }
+  }
+  __device__ void exponentiate() {
+    float tile_sum[kStripRows] = {};
+#pragma unroll
+    for (int k = 0; k < Tiles::kDepth; ++k) exponentiate(k, tile_sum);
+    add_to_sum(tile_sum);
+  }
+  // The k-th part of kDepth.
+  __device__ void rescale(int k) {
 #pragma unroll
     for (int tile = k * Tiles::kOutTiles / Tiles::kDepth; tile < (k + 1) * Tiles::kOutTiles / Tiles::kDepth;
          ++tile) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[tile][i] *= rescale[i / 2];
+      for (int i = 0; i < 4; ++i) out_[tile][i] *= rescale_[i / 2];
     }
   }
-  if constexpr (!Tiles::kHasOnes) {
+  __device__ void rescale_and_round() {
 #pragma unroll
-    for (int row = 0; row < kStripRows; ++row) {
-      softmax.sum[row] = fmaf(softmax.sum[row], rescale[row], tile_sum[row]);
+    for (int k = 0; k < Tiles::kDepth; ++k) {
+      as_left_fragment<kDType>(p_[k], scores_[0], k);
+      rescale(k);
     }
   }
-}
+  // All of it. The multiplications of the output stand between the exponentials, whose unit is slower.
+  __device__ void weigh(bool is_first) {
+    float tile_sum[kStripRows] = {};
+#pragma unroll
+    for (int k = 0; k < Tiles::kDepth; ++k) {
+      exponentiate(k, tile_sum);
+      as_left_fragment<kDType>(p_[k], scores_[0], k);
+      if (!is_first) rescale(k);
+    }
+    add_to_sum(tile_sum);
+  }
 
-// out += P . value. The column of ones is the second 64 columns of every step: it stands in one place, so the
-// distance to it shrinks as the rows go on.
-template <typename Tiles>
-__device__ void start_values(Sums (&out)[Tiles::kOutTiles], const Fragment (&p)[Tiles::kDepth], uint32_t sValues,
-                             uint32_t sOnes) {
-  constexpr uint32_t kRows = kMmaRows * kBoxRowBytes / SharedOperand::kUnit;
-  constexpr uint32_t kStep = Tiles::kHasOnes ? kRows - (kRows << 16) : kRows;
-  const uint32_t next = Tiles::kHasOnes ? sOnes - sValues : Tiles::kColumnBytes;
-  start_weighted_rows<Tiles::kDType, kStep>(out, p, SharedOperand::by_columns(sValues, next));
-}
+  const HopperForwardParams& params_;
+  const Walk<Tiles>& walk_;
+  uint32_t sBegin_;
+  int group_;
+  int32_t row_;  // the warpgroup's first
+  FusedSoftmax softmax_;
+  float factors_[kStripRows], rescale_[kStripRows];  // of the tile at hand
+  StripSums<1, Tiles::kKeyTiles> scores_;
+  Fragment p_[Tiles::kDepth];
+  Sums out_[Tiles::kOutTiles] = {};
+};
 
 // Writes the rows of a warpgroup, by way of the place of its query rows.
-template <typename Tiles>
-__device__ void store_group(const HopperForwardParams& params, const Sums (&out)[Tiles::kOutTiles],
-                            const FusedSoftmax& softmax, uint32_t sRows, Place at) {
-  const Problem& problem = params.forward.problem;
-  const Shape& shape = problem.shape;
-  const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
+template <typename Config>
+__device__ void GroupAttention<Config>::store(const Place& first) const {
+  const Shape& shape = problem().shape;
+  const Place at{first.v, first.b, first.row + group_ * kGroupRows, first.head};
+  if (at.row >= shape.T) return;
+  const uint32_t sRows = sBegin_ + group_ * Tiles::kQueryBytes;
   const int row_0 = static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows +
                     static_cast<int>(threadIdx.x) % kWarpLanes / 4;
-  ptx::meet<kGroupThreads>(1 + group);  // all four warps have read the query rows
+  ptx::meet<kGroupThreads>(1 + group_);  // all four warps have read the query rows
 #pragma unroll
   for (int half = 0; half < kStripRows; ++half) {
     const int row = row_0 + half * 8;
     float sum;
     if constexpr (Tiles::kHasOnes) {
-      sum = out[Tiles::kChannelTiles][2 * half];
+      sum = out_[Tiles::kChannelTiles][2 * half];
     } else {
-      sum = quad_sum(softmax.sum[half]);
+      sum = quad_sum(softmax_.sum[half]);
     }
     const CtMask is_empty = ct_equal(sum, 0.0f);  // no key took part, or all that did scored -inf
     const float factor = ct_reciprocal(sum);
@@ -225,25 +383,25 @@ __device__ void store_group(const HopperForwardParams& params, const Sums (&out)
     if (threadIdx.x % 4 == 0 && place.row < shape.T) {
       constexpr float kLn2 = 0.6931471805599453f;
       const int64_t index = statistic_index(shape, place);
-      params.forward.row_max[index] = fmaxf(softmax.max[half] * problem.scale, -FLT_MAX);
-      params.forward.log_sum[index] =
-          ct_select(is_empty, -INFINITY, kLn2 * softmax.log2_sum(half, sum, problem.scale * kLog2E));
+      params_.forward.row_max[index] = fmaxf(softmax_.max[half] * problem().scale, -FLT_MAX);
+      params_.forward.log_sum[index] =
+          ct_select(is_empty, -INFINITY, kLn2 * softmax_.log2_sum(half, sum, exponent_scale()));
     }
 #pragma unroll
     for (int tile = 0; tile < Tiles::kChannelTiles; ++tile) {
       const uint32_t column = sRows + tile / 8 * (kGroupRows * kBoxRowBytes);
-      const float left = ct_keep(~is_empty, factor * out[tile][2 * half]);
-      const float right = ct_keep(~is_empty, factor * out[tile][2 * half + 1]);
+      const float left = ct_keep(~is_empty, factor * out_[tile][2 * half]);
+      const float right = ct_keep(~is_empty, factor * out_[tile][2 * half + 1]);
       ptx::store_shared(chunk_at<kBoxRowBytes>(column, row, tile % 8) + threadIdx.x % 4 * 4,
-                        pack<Tiles::kDType>(left, right));
+                        pack<kDType>(left, right));
     }
   }
   ptx::fence_stores();
-  ptx::meet<kGroupThreads>(1 + group);
-  if (threadIdx.x % kGroupThreads == 0) {
+  ptx::meet<kGroupThreads>(1 + group_);
+  if (is_first_of_group()) {
 #pragma unroll
     for (int column = 0; column < Tiles::kColumns; ++column) {
-      ptx::store_box(sRows + column * kGroupRows * kBoxRowBytes, &params.out, column * kBoxChannels, at.row,
+      ptx::store_box(sRows + column * kGroupRows * kBoxRowBytes, &params_.out, column * kBoxChannels, at.row,
                      at.head, at.b, at.v);
     }
     ptx::wait_for_stores();
@@ -255,115 +413,43 @@ template <typename Config>
 __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
     attention_fwd_sm90(const __grid_constant__ HopperForwardParams params) {
   using Tiles = HopperForwardTiles<Config>;
-  constexpr DType kDType = Tiles::kDType;
   extern __shared__ __align__(kBoxAlignment) unsigned char sMemory[];
   const uint32_t sBegin = ptx::shared_address(sMemory);
-  const Problem& problem = params.forward.problem;
-  const Shape& shape = problem.shape;
-  const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const bool is_first_of_group = threadIdx.x % kGroupThreads == 0;
-  const bool copies = threadIdx.x == (Tiles::kGroups - 1) * kGroupThreads;  // the last group sees most keys
+  const int group = uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
+  const bool copies = threadIdx.x == (Tiles::kGroups - !Tiles::kHasProducer) * kGroupThreads;
 
-  const uint32_t sBarriers = sBegin + Tiles::kBarriers;
-  const TileRing<Tiles> keys(sBegin + Tiles::kKeys, sBarriers + Tiles::kGroups * Tiles::kBarrierBytes);
-  const TileRing<Tiles> values(sBegin + Tiles::kValues,
-                               sBarriers + (Tiles::kGroups + 2 * Tiles::kStages) * Tiles::kBarrierBytes);
-  const Place first = query_rows_of_block<Tiles>(problem);
-  const int32_t last_row = min(first.row + Tiles::kQueryRows, static_cast<int32_t>(shape.T)) - 1;
-  const int begin = keys_seen(problem, first.row).begin / Tiles::kKeyRows;
-  const int end = (keys_seen(problem, last_row).end + Tiles::kKeyRows - 1) / Tiles::kKeyRows;
-  const int num_tiles = max(end - begin, 0);
-  const Place head_of_keys{first.v, first.b, 0, key_value_head(shape, first.head)};
-  const auto load_keys = [&](int i) {
-    Place at = place_in(problem.key, head_of_keys);
-    at.row = (end - 1 - i) * Tiles::kKeyRows;
-    keys.load(params.key, i, at);
-  };
-  const auto load_values = [&](int i) {
-    Place at = place_in(problem.value, head_of_keys);
-    at.row = (end - 1 - i) * Tiles::kKeyRows;
-    values.load(params.value, i, at);
-  };
-
+  Place first = query_rows_of_block<Tiles>(params.forward.problem);
+  first = {uniform(first.v), uniform(first.b), uniform(first.row), uniform(first.head)};
+  const Walk<Tiles> walk(params, first, sBegin);
   if constexpr (Tiles::kHasOnes) fill_with_ones<Tiles>(sBegin + Tiles::kOnes);
   if (copies) {
-    for (int i = 0; i < Tiles::kGroups; ++i) ptx::init_barrier(sBarriers + i * Tiles::kBarrierBytes, 1);
-    keys.init();
-    values.init();
+    for (int i = 0; i < Tiles::kGroups; ++i)
+      ptx::init_barrier(sBegin + Tiles::kQueryBarriers + i * kBarrierBytes, 1);
+    walk.keys.init();
+    walk.values.init();
     ptx::fence_barrier_init();
   }
   __syncthreads();
   if (copies) {
-    const Place at = place_in(problem.query, first);
-    for (int i = 0; i < Tiles::kGroups; ++i) {
-      const uint32_t barrier = sBarriers + i * Tiles::kBarrierBytes;
-      ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
-#pragma unroll
-      for (int column = 0; column < Tiles::kColumns; ++column) {
-        ptx::load_box(sBegin + i * Tiles::kQueryBytes + column * kGroupRows * kBoxRowBytes, &params.query, barrier,
-                      column * kBoxChannels, at.row + i * kGroupRows, at.head, at.b, at.v);
-      }
-    }
-    for (int i = 0; i < min(Tiles::kAhead, num_tiles); ++i) {
-      load_keys(i);
-      load_values(i);
+    walk.load_query(sBegin);
+    for (int i = 0; i < min(Tiles::kAhead, walk.num_tiles); ++i) {
+      walk.load(i);
     }
   }
   __syncwarp();
 
-  // What this warpgroup sees.
-  const int32_t group_row = first.row + group * kGroupRows;
-  const int32_t group_last = min(group_row + kGroupRows, static_cast<int32_t>(shape.T)) - 1;
-  const bool has_rows = group_row < shape.T;
-  const int32_t seen_begin = keys_seen(problem, group_row).begin;
-  const int32_t seen_end = has_rows ? keys_seen(problem, group_last).end : 0;
-  Place warp = first;
-  warp.row = group_row + static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows;
-
-  const ScoreTile<Config, Rows::kQueries, 1, Tiles::kKeyTiles> score_tile(problem, warp);
-  const float exponent_scale = problem.scale * kLog2E;
-  const SharedOperand query = SharedOperand::by_rows(sBegin + group * Tiles::kQueryBytes);
-  FusedSoftmax softmax(exponent_scale);
-  Sums out[Tiles::kOutTiles] = {};
-  TileRing<Tiles>::wait(sBarriers + group * Tiles::kBarrierBytes, 0);
-
-  for (int i = 0; at_head(i < num_tiles); ++i) {
-    const int32_t key = (end - 1 - i) * Tiles::kKeyRows;
-    const bool refills = copies & (i + Tiles::kAhead < num_tiles);
-    const uint32_t sKeys = keys.take(i);
-    if ((key < seen_end) & (key + Tiles::kKeyRows > seen_begin)) {
-      StripSums<1, Tiles::kKeyTiles> scores;
-      ptx::fence_products();
-      start_rows_by_rows<kDType, Tiles::kChannels, kGroupRows>(scores[0], query, SharedOperand::by_rows(sKeys));
-      if (refills) load_keys(i + Tiles::kAhead);
-      __syncwarp();
-      finish_products(scores[0]);
-      if (is_first_of_group) keys.release(i);
-      score_tile.finish_but_scale(scores, key);
-      float factors[kStripRows], rescale[kStripRows];
-      softmax.take_max(scores[0], exponent_scale, factors, rescale);
-      Fragment p[Tiles::kDepth];
-      weigh<Tiles>(p, scores[0], out, softmax, factors, rescale);
-      if (refills) load_values(i + Tiles::kAhead);
-      __syncwarp();
-      const uint32_t sValues = values.take(i);
-      ptx::fence_products();
-      start_values<Tiles>(out, p, sValues, sBegin + Tiles::kOnes);
-      finish_products(out);
-    } else {
-      if (refills) load_keys(i + Tiles::kAhead);
-      __syncwarp();
-      if (is_first_of_group) keys.release(i);
-      if (refills) load_values(i + Tiles::kAhead);
-      __syncwarp();
-      values.take(i);
+  if (Tiles::kHasProducer && group == Tiles::kGroups) {
+    ptx::give_registers<Tiles::kProducerRegisters>();
+    if (copies) {
+      for (int i = Tiles::kAhead; i < walk.num_tiles; ++i) {
+        walk.load(i);
+      }
     }
-    if (is_first_of_group) values.release(i);
-  }
-  if (has_rows) {
-    Place rows = query_rows_of_block<Tiles>(problem);  // computed again rather than kept
-    rows.row += group * kGroupRows;
-    store_group<Tiles>(params, out, softmax, sBegin + group * Tiles::kQueryBytes, rows);
+  } else {
+    if constexpr (Tiles::kHasProducer) ptx::take_registers<Tiles::kConsumerRegisters>();
+    GroupAttention<Config> attention(params, walk, first, group, sBegin);
+    attention.run();
+    attention.store(query_rows_of_block<Tiles>(params.forward.problem));  // computed again rather than kept
   }
 }
 

@@ -80,7 +80,8 @@ std::string check_device() {
 bool device_is_hopper() {
   int device = 0, major = 0;
   return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major == 9;
 }
 
 // Machine code runs on its own major version from its own minor version upward, the embedded 8.7 aside;

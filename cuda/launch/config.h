@@ -23,6 +23,12 @@ struct Config {
   static constexpr bool kHasScoreOperands = has_score_operands;
 };
 
+// For the kernels of compute capability 9.0. Without a band every row sees every key.
+template <DType dtype, int channels, bool has_score_operands, bool has_band>
+struct HopperConfig : Config<dtype, channels, has_score_operands> {
+  static constexpr bool kHasBand = has_band;
+};
+
 // Whether a score is more than a positive multiple of the dot product.
 inline bool has_score_operands(const Problem& problem) {
   return problem.bias.data != nullptr || problem.mask.data != nullptr ||

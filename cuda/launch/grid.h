@@ -16,7 +16,7 @@
 namespace dhp {
 
 inline constexpr int kSharedBytesByDefault = 48 * 1024;  // that a kernel may have unless it asks for more
-inline constexpr int kMostBlocks = INT32_MAX;            // along x, CUDA programming guide, technical specifications
+inline constexpr int kMostBlocks = INT32_MAX;  // along x, CUDA programming guide, technical specifications
 
 // One-dimensional: x alone counts beyond 65535.
 struct Grid {

@@ -18,9 +18,11 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   if (shape.V * shape.B * shape.T * shape.N * shape.D == 0) return {};
   HopperForwardParams all{.forward = params};
   std::string broken;
-  const auto describe_rows = [&](TensorMap& map, const auto& rows, int64_t positions, int64_t heads, int box) {
+  const auto describe_rows = [&](TensorMap& map, const auto& rows, int64_t positions, int64_t heads,
+                                 int box) {
     if (broken.empty()) {
-      broken = encode_tensor_map(map, rows, {shape.D, positions, heads, shape.B, shape.V}, problem.dtype, box);
+      broken =
+          encode_tensor_map(map, rows, {shape.D, positions, heads, shape.B, shape.V}, problem.dtype, box);
     }
   };
   describe_rows(all.query, problem.query, shape.T, shape.N, kGroupRows);
@@ -31,11 +33,22 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   return launch(stem, problem, attention_fwd_sm90<Config>, all, query_grid<Tiles>(shape), stream);
 }
 
+bool has_band(const Problem& problem) {
+  return problem.band.left < problem.shape.T - 1 || problem.band.right < problem.shape.S - 1;
+}
+
+template <DType dtype, int channels>
+LaunchStatus launch_band(const char* stem, const ForwardParams& params, void* stream) {
+  return has_band(params.problem)
+             ? launch_fwd<HopperConfig<dtype, channels, false, true>>(stem, params, stream)
+             : launch_fwd<HopperConfig<dtype, channels, false, false>>(stem, params, stream);
+}
+
 template <DType dtype>
 LaunchStatus launch_channels(const char* stem, const ForwardParams& params, void* stream) {
-  if (params.problem.shape.D <= 64) return launch_fwd<Config<dtype, 64, false>>(stem, params, stream);
-  if (params.problem.shape.D <= 128) return launch_fwd<Config<dtype, 128, false>>(stem, params, stream);
-  return launch_fwd<Config<dtype, 256, false>>(stem, params, stream);
+  if (params.problem.shape.D <= 64) return launch_band<dtype, 64>(stem, params, stream);
+  if (params.problem.shape.D <= 128) return launch_band<dtype, 128>(stem, params, stream);
+  return launch_band<dtype, 256>(stem, params, stream);
 }
 
 }  // namespace

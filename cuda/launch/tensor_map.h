@@ -22,7 +22,8 @@ template <typename Pointer>
 std::string encode_tensor_map(TensorMap& map, const HeadRows<Pointer>& rows,
                               const std::array<int64_t, 5>& sizes, DType dtype, int box_rows) {
   return encode_tensor_map(map, rows.data, sizes,
-                           {rows.stride_row, rows.stride_head, rows.stride_b, rows.stride_v}, dtype, box_rows);
+                           {rows.stride_row, rows.stride_head, rows.stride_b, rows.stride_v}, dtype,
+                           box_rows);
 }
 
 }  // namespace dhp
