@@ -43,7 +43,7 @@ struct FusedSoftmax {
   template <int kTiles>
   __device__ void take_max(const Sums (&scores)[kTiles], float c, float (&factors)[kStripRows],
                            float (&rescale)[kStripRows]) {
-// Both rows step by step: the exponentials of one must not start, and take registers, while the other's
+    // Both rows step by step: the exponentials of one must not start, and take registers, while the other's
     // maximum is looked for.
     float odd[kStripRows];
 #pragma unroll

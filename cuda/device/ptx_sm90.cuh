@@ -40,6 +40,19 @@ __device__ inline bool is_over(uint32_t barrier, uint32_t parity) {
   return over != 0;
 }
 
+// True in one lane of the warp, which is together.
+__device__ inline bool is_elected() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred elected;\n"
+      "elect.sync _|elected, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, elected;\n"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // Waits for all threads that use the barrier of this number, 1 to 15.
 template <int kThreads>
 __device__ void meet(int number) {

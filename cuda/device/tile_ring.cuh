@@ -52,12 +52,14 @@ class TileRing {
     }
   }
 
-  // Starts the copy of tile i, from row `at` on, when its place is empty. One thread.
+  // Starts the copy of tile i, from row `at` on, when its place is empty. One warp.
   __device__ void load(const TensorMap& map, int i, const Place& at) const {
     const int place = i % Tiles::kStages;
     if (i >= Tiles::kStages) wait_for_phase(full(place) + kToEmpty, i / Tiles::kStages + 1);
-    ptx::arrive_expecting(full(place), Tiles::kTileBytes);
-    load_rows<Tiles::kKeyRows, Tiles::kColumns>(tiles_ + place * Tiles::kTileBytes, map, full(place), at);
+    if (ptx::is_elected()) {
+      ptx::arrive_expecting(full(place), Tiles::kTileBytes);
+      load_rows<Tiles::kKeyRows, Tiles::kColumns>(tiles_ + place * Tiles::kTileBytes, map, full(place), at);
+    }
   }
   // Waits for tile i; its address.
   __device__ uint32_t take(int i) const {

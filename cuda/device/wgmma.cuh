@@ -15,6 +15,7 @@
 namespace dhp {
 
 inline constexpr int kGroupThreads = 128;
+inline constexpr int kGroupWarps = 4;
 inline constexpr int kGroupRows = 64;  // of the left operand and the sums
 inline constexpr int kBoxChannels = 64;
 inline constexpr int kBoxRowBytes = kBoxChannels * 2;

@@ -128,8 +128,11 @@ class Walk {
     Place at = place_in(problem().query, first_);
     for (int group = 0; group < Tiles::kGroups; ++group) {
       const uint32_t barrier = sBegin + Tiles::kQueryBarriers + group * kBarrierBytes;
-      ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
-      load_rows<kGroupRows, Tiles::kColumns>(sBegin + group * Tiles::kQueryBytes, params_.query, barrier, at);
+      if (ptx::is_elected()) {
+        ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
+        load_rows<kGroupRows, Tiles::kColumns>(sBegin + group * Tiles::kQueryBytes, params_.query, barrier,
+                                               at);
+      }
       at.row += kGroupRows;
     }
   }
@@ -169,14 +172,14 @@ class GroupAttention {
   static constexpr DType kDType = Tiles::kDType;
 
   __device__ GroupAttention(const HopperForwardParams& params, const Walk<Tiles>& walk, const Place& first,
-                            int group, uint32_t sBegin)
+                            int group, bool copies, uint32_t sBegin)
       : params_(params),
         walk_(walk),
         sBegin_(sBegin),
         group_(group),
+        copies_(copies),
         row_(first.row + group * kGroupRows),
-        softmax_(exponent_scale()) {
-  }
+        softmax_(exponent_scale()) {}
 
   __device__ void run() {
     wait_for_phase(sBegin_ + Tiles::kQueryBarriers + group_ * kBarrierBytes, 0);
@@ -226,7 +229,8 @@ class GroupAttention {
   // The tiles that have keys which a row of the warpgroup sees.
   __device__ Range own_tiles() const {
     if constexpr (!Tiles::kHasBand) return {0, walk_.num_tiles};
-    Range own = walk_.tiles_with({keys_seen(problem(), row_).begin, keys_seen(problem(), last_row(row_)).end});
+    Range own =
+        walk_.tiles_with({keys_seen(problem(), row_).begin, keys_seen(problem(), last_row(row_)).end});
     if (row_ >= problem().shape.T) own.begin = own.end;
     return {uniform(own.begin), uniform(own.end)};
   }
@@ -239,12 +243,10 @@ class GroupAttention {
   }
 
   __device__ bool refills(int i) const {
-    return !Tiles::kHasProducer & (threadIdx.x == (Tiles::kGroups - 1) * kGroupThreads) &
-           (i + Tiles::kAhead < walk_.num_tiles);
+    return !Tiles::kHasProducer & copies_ & (i + Tiles::kAhead < walk_.num_tiles);
   }
   __device__ void refill(int i) const {
     if (refills(i)) walk_.load(i + Tiles::kAhead);
-    __syncwarp();
   }
 
   // A tile that this warpgroup does not see.
@@ -350,6 +352,7 @@ class GroupAttention {
   const Walk<Tiles>& walk_;
   uint32_t sBegin_;
   int group_;
+  bool copies_;
   int32_t row_;  // the warpgroup's first
   FusedSoftmax softmax_;
   float factors_[kStripRows], rescale_[kStripRows];  // of the tile at hand
@@ -415,14 +418,14 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
   using Tiles = HopperForwardTiles<Config>;
   extern __shared__ __align__(kBoxAlignment) unsigned char sMemory[];
   const uint32_t sBegin = ptx::shared_address(sMemory);
-  const int group = uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
-  const bool copies = threadIdx.x == (Tiles::kGroups - !Tiles::kHasProducer) * kGroupThreads;
+  const int warp = uniform(static_cast<int>(threadIdx.x) / kWarpLanes), group = warp / kGroupWarps;
+  const bool copies = warp == (Tiles::kGroups - !Tiles::kHasProducer) * kGroupWarps;
 
   Place first = query_rows_of_block<Tiles>(params.forward.problem);
   first = {uniform(first.v), uniform(first.b), uniform(first.row), uniform(first.head)};
   const Walk<Tiles> walk(params, first, sBegin);
   if constexpr (Tiles::kHasOnes) fill_with_ones<Tiles>(sBegin + Tiles::kOnes);
-  if (copies) {
+  if (threadIdx.x == 0) {
     for (int i = 0; i < Tiles::kGroups; ++i)
       ptx::init_barrier(sBegin + Tiles::kQueryBarriers + i * kBarrierBytes, 1);
     walk.keys.init();
@@ -436,7 +439,6 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
       walk.load(i);
     }
   }
-  __syncwarp();
 
   if (Tiles::kHasProducer && group == Tiles::kGroups) {
     ptx::give_registers<Tiles::kProducerRegisters>();
@@ -447,7 +449,7 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
     }
   } else {
     if constexpr (Tiles::kHasProducer) ptx::take_registers<Tiles::kConsumerRegisters>();
-    GroupAttention<Config> attention(params, walk, first, group, sBegin);
+    GroupAttention<Config> attention(params, walk, first, group, copies, sBegin);
     attention.run();
     attention.store(query_rows_of_block<Tiles>(params.forward.problem));  // computed again rather than kept
   }
