@@ -191,7 +191,8 @@ _GPU_ERROR = dict.fromkeys(_CPU_ERROR, 2e-5) | {"bias": 5e-5}
 _STORED_OUT_ROUNDOFFS = {"query": 2, "key": 2, "bias": 6}
 # On a GPU operands of 16 bits meet in tensor cores, and probabilities and gradients of scores are rounded to such an
 # operand: seen up to 0.38 roundoffs of the largest value in out, 0.47 in the gradient of value.
-_ROUNDED_P_ROUNDOFFS = {"out": 0.8, "value": 1, "query": 1, "key": 1}
+# With up to 64 channels the kernels for compute capability 9.0 sum what was rounded: up to half a roundoff in lse.
+_ROUNDED_P_ROUNDOFFS = {"out": 0.8, "lse": 0.5, "value": 1, "query": 1, "key": 1}
 
 
 def tolerance(name: str, dtype: str) -> float:

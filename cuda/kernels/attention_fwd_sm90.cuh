@@ -249,13 +249,17 @@ class GroupAttention {
     if (refills(i)) walk_.load(i + Tiles::kAhead);
   }
 
-  // A tile that this warpgroup does not see.
+  // A tile that this warpgroup does not see. Its warps meet, as they do in a product: one that fell two tiles
+  // behind the thread that says it has read would wait for a phase that is over.
   __device__ void skip(int i) const {
     walk_.keys.take(i);
-    if (is_first_of_group()) walk_.keys.release(i);
-    refill(i);
     walk_.values.take(i);
-    if (is_first_of_group()) walk_.values.release(i);
+    ptx::meet<kGroupThreads>(1 + group_);
+    if (is_first_of_group()) {
+      walk_.keys.release(i);
+      walk_.values.release(i);
+    }
+    refill(i);
   }
 
   __device__ void start_scores(int i) {

@@ -1,7 +1,9 @@
 #include "emulator.h"
 
+#include <cuda.h>
 #include <immintrin.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -20,13 +22,34 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr unsigned kMostSteps = 64;  // of one warp before another one's turn
-constexpr int kMostTurnsInVain = 200;
+constexpr int kMostTurnsInVain = 5000;
 constexpr int kFlushSubnormals = 0x8040;  // MXCSR: results and operands, as -ftz=true
 
 struct Copy {
   uint32_t to;
   const void* from;
   int size, bytes;
+};
+
+// How the emulated driver writes a tensor map.
+struct Map {
+  unsigned char* data;
+  int64_t sizes[5], strides[4];  // bytes
+  int box_rows;
+};
+constexpr int kBoxChannels = 64, kBoxRowBytes = 128;
+
+struct Box {
+  uint32_t at_shared;
+  const Map* map;
+  uint32_t barrier;
+  std::array<int, 5> at;
+};
+
+// As it stands in shared memory.
+struct Barrier {
+  int16_t count, pending;
+  int32_t bytes_and_phase;  // twice the bytes that are expected, and the parity of the phase
 };
 
 struct Warp {
@@ -43,6 +66,15 @@ struct Thread {
   bool ended = false;
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
+  std::vector<Product> open_products;
+  std::deque<std::vector<Product>> product_groups;
+  std::vector<Box> stores;
+  std::vector<int> unfenced;  // words of shared memory that this thread has stored to
+};
+
+struct Meeting {
+  int arrived = 0;
+  int64_t met = 0;
 };
 
 // The block that runs now.
@@ -57,6 +89,9 @@ struct Block {
   bool progress = false;
   Thread* running = nullptr;
   std::vector<int> copies_to;  // under way, by word of shared memory
+  std::vector<int> unfenced;   // stores that the asynchronous units do not know of, by word
+  std::vector<Box> loads;      // under way
+  Meeting numbered[16], groups[8];
   void* scheduler;             // its stack pointer
 };
 Block* block = nullptr;
@@ -98,6 +133,8 @@ void enter() {
   for (const auto& group : self.groups) {
     if (!group.empty()) fail("a thread ends with copies under way");
   }
+  if (!self.stores.empty() || !self.product_groups.empty() || !self.open_products.empty())
+    fail("a thread ends with stores or products under way");
   self.ended = true;
   block->progress = true;
   yield();
@@ -123,6 +160,48 @@ void finish(const Copy& copy) {
   count_copy(copy.to, copy.size, -1);
 }
 
+// Calls act(row, global, shared) for the rows of a box that exist, and with nullptr for those that do not. The
+// chunks of a row stand in other places, as the hardware puts them.
+template <typename Act>
+void for_each_chunk(const Box& box, Act act) {
+  const Map& map = *box.map;
+  for (int row = 0; row < map.box_rows; ++row) {
+    for (int chunk = 0; chunk < kBoxRowBytes / 16; ++chunk) {
+      const int at[5] = {box.at[0] + 8 * chunk, box.at[1] + row, box.at[2], box.at[3], box.at[4]};
+      unsigned char* global = map.data + 2 * at[0];
+      bool exists = true;
+      for (int axis = 0; axis < 5; ++axis) {
+        exists = exists && at[axis] >= 0 && at[axis] < map.sizes[axis];
+        if (axis > 0) global += at[axis] * map.strides[axis - 1];
+      }
+      const uint32_t place = box.at_shared + row * kBoxRowBytes + (chunk ^ row % 8) * 16;
+      act(exists ? global : nullptr, place);
+    }
+  }
+}
+
+void check_phase(Barrier& barrier) {
+  if (barrier.pending != 0 || barrier.bytes_and_phase >> 1 != 0) return;
+  barrier.pending = barrier.count;
+  barrier.bytes_and_phase ^= 1;
+}
+
+Barrier& barrier_at(uint32_t address) { return *reinterpret_cast<Barrier*>(shared(address, sizeof(Barrier))); }
+
+void finish(const Box& box) {
+  int bytes = 0;
+  for_each_chunk(box, [&](const unsigned char* global, uint32_t place) {
+    unsigned char* to = shared(place, 16);
+    std::memset(to, 0, 16);
+    if (global != nullptr) std::memcpy(to, global, 16);
+    count_copy(place, 16, -1);
+    bytes += 16;
+  });
+  Barrier& barrier = barrier_at(box.barrier);
+  barrier.bytes_and_phase -= 2 * bytes;
+  check_phase(barrier);
+}
+
 void run_block(const uint3& index) {
   const int num_threads = static_cast<int>(block->threads.size());
   block->index = index;
@@ -130,12 +209,16 @@ void run_block(const uint3& index) {
   for (Warp& warp : block->warps) warp = {};
   std::memset(dhp::sMemory, 0xff, block->config.dynamicSmemBytes);
   block->copies_to.assign(block->config.dynamicSmemBytes / 4, 0);
+  block->unfenced.assign(block->config.dynamicSmemBytes / 4, 0);
+  for (Meeting& meeting : block->numbered) meeting = {};
+  for (Meeting& meeting : block->groups) meeting = {};
   for (int i = 0; i < num_threads; ++i) {
     Thread& thread = block->threads[i];
     thread.ended = false;
     thread.index = {static_cast<unsigned>(i), 0, 0};
     thread.open_group.clear();
     thread.groups.clear();
+    thread.unfenced.clear();
     thread.stack_pointer = fresh_stack(thread.stack.get());
   }
   std::mt19937 chance(index.x);
@@ -143,6 +226,12 @@ void run_block(const uint3& index) {
   int turns_in_vain = 0;
   while (!std::all_of(block->threads.begin(), block->threads.end(), has_ended)) {
     // A warp goes on for a while, as far ahead of the others as barriers let it.
+    if (!block->loads.empty() && chance() % 2 == 0) {
+      const size_t next = chance() % block->loads.size();
+      finish(block->loads[next]);
+      block->loads.erase(block->loads.begin() + next);
+      turns_in_vain = 0;
+    }
     const size_t warp = chance() % block->warps.size();
     const unsigned steps = 1 + chance() % kMostSteps;
     bool went_on = false;
@@ -160,6 +249,7 @@ void run_block(const uint3& index) {
     turns_in_vain = went_on ? 0 : turns_in_vain + 1;
     if (turns_in_vain == kMostTurnsInVain) fail("no thread can go on: some wait for others that never come");
   }
+  if (!block->loads.empty()) fail("a block ends with copies under way");
 }
 
 }  // namespace
@@ -207,6 +297,9 @@ void store(uint32_t to, uint32_t word) {
   unsigned char* place = shared(to, sizeof word);
   if (block->copies_to[(to - kSharedBase) / 4] != 0) fail("a store to where a copy is under way");
   std::memcpy(place, &word, sizeof word);
+  const int index = (to - kSharedBase) / 4;
+  ++block->unfenced[index];
+  block->running->unfenced.push_back(index);
 }
 
 uint32_t shared_address(const void* pointer) {
@@ -235,6 +328,131 @@ void wait_for_copies(int groups_under_way) {
   }
 }
 
+void init_barrier(uint32_t barrier, int count) {
+  barrier_at(barrier) = {static_cast<int16_t>(count), static_cast<int16_t>(count), 0};
+}
+
+void arrive(uint32_t address, int bytes) {
+  Barrier& barrier = barrier_at(address);
+  if (barrier.pending == 0) fail("a barrier has more arrivals in a phase than it was made for");
+  barrier.bytes_and_phase += 2 * bytes;
+  --barrier.pending;
+  check_phase(barrier);
+  block->progress = true;
+}
+
+bool is_over(uint32_t address, uint32_t parity) {
+  const bool over = static_cast<uint32_t>(barrier_at(address).bytes_and_phase & 1) != parity;
+  if (!over) yield();
+  return over;
+}
+
+void meet_at(Meeting& meeting, int threads) {
+  const int64_t met = meeting.met;
+  block->progress = true;
+  if (++meeting.arrived == threads) {
+    meeting.arrived = 0;
+    ++meeting.met;
+  }
+  while (meeting.met == met) yield();
+  block->progress = true;
+}
+
+void meet_threads(int number, int threads) { meet_at(block->numbered[number], threads); }
+
+void load_box(uint32_t to, const void* map, uint32_t barrier, const Coordinates& at) {
+  const Box box{to, static_cast<const Map*>(map), barrier, {at[0], at[1], at[2], at[3], at[4]}};
+  if (to % 1024 != 0) fail("a box in shared memory that is not aligned to 1024 bytes");
+  for_each_chunk(box, [](const unsigned char*, uint32_t place) {
+    std::memset(shared(place, 16), 0xff, 16);
+    count_copy(place, 16, 1);
+  });
+  block->loads.push_back(box);
+}
+
+// What the asynchronous units may read: all copies have come, all stores are known to them.
+const unsigned char* known(uint32_t place, int size) {
+  for (int i = 0; i < size; i += 4) {
+    if (block->unfenced[(place - kSharedBase + i) / 4] != 0) fail("a store that no fence has made known");
+  }
+  return shared(place, size);
+}
+
+void store_box(uint32_t from, const void* map, const Coordinates& at) {
+  block->running->stores.push_back(
+      {from, static_cast<const Map*>(map), 0, {at[0], at[1], at[2], at[3], at[4]}});
+}
+
+void wait_for_stores() {
+  for (const Box& box : block->running->stores) {
+    for_each_chunk(box, [](unsigned char* global, uint32_t place) {
+      if (global != nullptr) std::memcpy(global, known(place, 16), 16);
+    });
+  }
+  block->running->stores.clear();
+}
+
+void fence_stores() {
+  Thread& self = *block->running;
+  for (const int index : self.unfenced) --block->unfenced[index];
+  self.unfenced.clear();
+}
+
+void start_product(const Product& product) { block->running->open_products.push_back(product); }
+
+void close_product_group() {
+  Thread& self = *block->running;
+  self.product_groups.push_back(std::move(self.open_products));
+  self.open_products.clear();
+}
+
+// The last thread of the warpgroup that comes does the products of all.
+void wait_for_products(int groups_under_way) {
+  const int group = static_cast<int>(block->running->index.x) / 128;
+  Meeting& meeting = block->groups[group];
+  if (meeting.arrived == 127) {
+    Thread* const threads = &block->threads[128 * group];
+    while (static_cast<int>(threads[0].product_groups.size()) > groups_under_way) {
+      for (size_t i = 0; i < threads[0].product_groups.front().size(); ++i) {
+        const Product* of_threads[128];
+        for (int t = 0; t < 128; ++t) {
+          if (threads[t].product_groups.empty() || threads[t].product_groups.front().size() <= i)
+            fail("threads of a warpgroup wait for different products");
+          of_threads[t] = &threads[t].product_groups.front()[i];
+          if (of_threads[t]->left_descriptor != of_threads[0]->left_descriptor ||
+              of_threads[t]->right_descriptor != of_threads[0]->right_descriptor)
+            fail("threads of a warpgroup have different operands");
+        }
+        of_threads[0]->multiply(of_threads);
+      }
+      for (int t = 0; t < 128; ++t) threads[t].product_groups.pop_front();
+    }
+  }
+  meet_at(meeting, 128);
+}
+
+namespace {
+
+// Descriptors: see cuda/device/wgmma.cuh. Only this one way of changing chunks is known here.
+uint16_t element(uint64_t descriptor, uint32_t further) {
+  if (descriptor >> 62 != 1 || (descriptor >> 32 & 0x3fff) != 64) fail("a descriptor of another layout");
+  uint32_t address = static_cast<uint32_t>(descriptor & 0x3fff) * 16 + further;
+  address ^= (address >> 7 & 7) << 4;
+  uint16_t bits;
+  std::memcpy(&bits, known(address & ~3u, 4) + (address & 2), sizeof bits);
+  return bits;
+}
+
+}  // namespace
+
+uint16_t element_by_rows(uint64_t descriptor, int row, int k) {
+  return element(descriptor, row * kBoxRowBytes + 2 * k);
+}
+uint16_t element_by_columns(uint64_t descriptor, int k, int column) {
+  const uint32_t next = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) * 16;
+  return element(descriptor, column / kBoxChannels * next + k * kBoxRowBytes + column % kBoxChannels * 2);
+}
+
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& body) {
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
@@ -254,14 +472,47 @@ cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& b
 
 }  // namespace emulator
 
-// The part of the CUDA runtime that the launchers call: a device of compute capability 9.0.
+namespace {
+
+// DHP_EMULATED_CAPABILITY is 8 or, where it is not set, 9.
+int capability() {
+  const char* const asked = std::getenv("DHP_EMULATED_CAPABILITY");
+  return asked == nullptr ? 9 : std::atoi(asked);
+}
+
+CUresult encode(CUtensorMap* to, CUtensorMapDataType, cuuint32_t, void* data, const cuuint64_t* sizes,
+                const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave,
+                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  emulator::Map map{static_cast<unsigned char*>(data), {}, {}, static_cast<int>(box[1])};
+  static_assert(sizeof map <= sizeof *to);
+  std::copy_n(sizes, 5, map.sizes);
+  std::copy_n(strides, 4, map.strides);
+  for (const int64_t stride : map.strides) {
+    if (stride % 16 != 0 || stride == 0) return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (const int64_t size : map.sizes) {
+    if (size == 0) return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::memcpy(to, &map, sizeof map);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+// The part of CUDA that the launchers call.
 extern "C" {
+cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  *function = reinterpret_cast<void*>(+encode);
+  *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability() : 0;
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {

@@ -44,6 +44,36 @@ void start_copy(uint32_t to, const void* from, int size, int bytes);
 void close_copy_group();
 void wait_for_copies(int groups_under_way);
 
+// Compute capability 9.0. A barrier in shared memory of eight bytes, and the barriers with a number.
+void init_barrier(uint32_t barrier, int count);
+void arrive(uint32_t barrier, int bytes);
+bool is_over(uint32_t barrier, uint32_t parity);
+void meet_threads(int number, int threads);
+
+// Tensor copies. A box is filled with NaN at once, and with rows some time later; a box is stored when it is
+// waited for, and only what `fence_stores` has made known.
+using Coordinates = int[5];
+void load_box(uint32_t to, const void* map, uint32_t barrier, const Coordinates& at);
+void store_box(uint32_t from, const void* map, const Coordinates& at);
+void wait_for_stores();
+void fence_stores();
+
+// Products of a warpgroup: done, one after the other, when they are waited for.
+struct Product {
+  void (*multiply)(const Product* const (&of_threads)[128]);
+  float* sums;           // [columns / 8][4]
+  const uint32_t* left;  // [4], or nullptr where it is in shared memory
+  uint64_t left_descriptor, right_descriptor;
+  int columns;
+  bool accumulates;
+};
+void start_product(const Product& product);
+void close_product_group();
+void wait_for_products(int groups_under_way);
+// The 16-bit element of an operand in shared memory.
+uint16_t element_by_rows(uint64_t descriptor, int row, int k);
+uint16_t element_by_columns(uint64_t descriptor, int k, int column);
+
 // Runs `block` as every thread of every block.
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& block);
 
@@ -69,6 +99,22 @@ T shuffle_xor(T value, int distance) {
       &mine);
   return mine.result;
 }
+template <typename T>
+T shuffle(T value, int lane) {
+  struct Lane {
+    T value, result;
+    int from;
+  } mine{value, {}, lane};
+  meet_warp(
+      [](void* const(&of_lanes)[kLanes]) {
+        for (void* of_lane : of_lanes) {
+          Lane& own = *static_cast<Lane*>(of_lane);
+          own.result = static_cast<Lane*>(of_lanes[own.from])->value;
+        }
+      },
+      &mine);
+  return mine.result;
+}
 
 }  // namespace emulator
 
@@ -87,6 +133,7 @@ inline void __syncwarp() {
 inline float __shfl_xor_sync(uint32_t, float value, int distance) {
   return ::emulator::shuffle_xor(value, distance);
 }
+inline int __shfl_sync(uint32_t, int value, int lane) { return ::emulator::shuffle(value, lane); }
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
