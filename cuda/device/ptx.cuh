@@ -60,6 +60,13 @@ __device__ inline uint32_t block_index() {
   return index;
 }
 
+// The number of blocks.
+__device__ inline uint32_t grid_size() {
+  uint32_t size;
+  asm("mov.u32 %0, %%nctaid.x;" : "=r"(size));
+  return size;
+}
+
 // Shared memory has addresses of 32 bits.
 __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));

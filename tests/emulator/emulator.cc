@@ -92,7 +92,7 @@ struct Block {
   std::vector<int> unfenced;   // stores that the asynchronous units do not know of, by word
   std::vector<Box> loads;      // under way
   Meeting numbered[16], groups[8];
-  void* scheduler;             // its stack pointer
+  void* scheduler;  // its stack pointer
 };
 Block* block = nullptr;
 
@@ -160,8 +160,8 @@ void finish(const Copy& copy) {
   count_copy(copy.to, copy.size, -1);
 }
 
-// Calls act(row, global, shared) for the rows of a box that exist, and with nullptr for those that do not. The
-// chunks of a row stand in other places, as the hardware puts them.
+// Calls act(row, global, shared) for the rows of a box that exist, and with nullptr for those that do not.
+// The chunks of a row stand in other places, as the hardware puts them.
 template <typename Act>
 void for_each_chunk(const Box& box, Act act) {
   const Map& map = *box.map;
@@ -186,7 +186,9 @@ void check_phase(Barrier& barrier) {
   barrier.bytes_and_phase ^= 1;
 }
 
-Barrier& barrier_at(uint32_t address) { return *reinterpret_cast<Barrier*>(shared(address, sizeof(Barrier))); }
+Barrier& barrier_at(uint32_t address) {
+  return *reinterpret_cast<Barrier*>(shared(address, sizeof(Barrier)));
+}
 
 void finish(const Box& box) {
   int bytes = 0;
@@ -256,6 +258,7 @@ void run_block(const uint3& index) {
 
 uint3 thread_index() { return block->running->index; }
 uint3 block_index() { return block->index; }
+uint3 grid_size() { return {block->config.gridDim.x, 1, 1}; }
 
 void meet_block() {
   const int64_t met = block->met;
@@ -512,7 +515,10 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability() : 0;
+  constexpr int kMultiprocessors = 3;  // so that blocks that persist have more than one item
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability()
+           : attribute == cudaDevAttrMultiProcessorCount  ? kMultiprocessors
+                                                          : 0;
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {

@@ -26,6 +26,7 @@ inline constexpr uint32_t kSharedBase = 1024;  // address of the first byte, as 
 
 uint3 thread_index();
 uint3 block_index();
+uint3 grid_size();
 
 // Waits for all threads of the block.
 void meet_block();

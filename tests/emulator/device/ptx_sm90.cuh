@@ -66,10 +66,10 @@ void multiply_group(const emulator::Product* const (&of_threads)[128]) {
   }
   for (int k = 0; k < 16; ++k) {
     for (int column = 0; column < first.columns; ++column) {
-      right[k][column] = Element::at(first.left != nullptr
-                                         ? emulator::element_by_columns(first.right_descriptor, k, column)
-                                         : emulator::element_by_rows(first.right_descriptor, column, k),
-                                     0);
+      right[k][column] =
+          Element::at(first.left != nullptr ? emulator::element_by_columns(first.right_descriptor, k, column)
+                                            : emulator::element_by_rows(first.right_descriptor, column, k),
+                      0);
     }
   }
   for (int row = 0; row < 64; ++row) {
@@ -90,7 +90,8 @@ void multiply_group(const emulator::Product* const (&of_threads)[128]) {
 template <typename Element, int kTiles>
 void start(float (&sums)[kTiles][4], const uint32_t* left, uint64_t left_descriptor, uint64_t right,
            bool accumulates) {
-  emulator::start_product({multiply_group<Element>, &sums[0][0], left, left_descriptor, right, 8 * kTiles, accumulates});
+  emulator::start_product(
+      {multiply_group<Element>, &sums[0][0], left, left_descriptor, right, 8 * kTiles, accumulates});
 }
 template <int kTiles>
 void wgmma_bf16(float (&sums)[kTiles][4], uint64_t left, uint64_t right, int accumulates) {
