@@ -25,7 +25,8 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   const Problem& problem = params.problem;
   const Shape& shape = problem.shape;
   if (shape.V * shape.B * shape.T * shape.N * shape.D == 0) return {};
-  HopperForwardParams all{.forward = params};
+  HopperForwardParams all{};
+  all.forward = params;
   std::string broken;
   const auto describe_rows = [&](TensorMap& map, const auto& rows, int64_t positions, int64_t heads,
                                  int box) {
