@@ -40,7 +40,6 @@ struct HopperForwardTiles {
   // As many warpgroups as the registers of an SM allow; what is measured is in DECISIONS.
   static constexpr int kGroups = kChannels == 64 ? 4 : kChannels == 128 && kHasBand ? 3 : 2;
   static constexpr bool kHasProducer = kChannels > 64;
-  static constexpr bool kPersists = kHasProducer;
   static constexpr bool kOverlaps = kGroups == 2;
   static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32,
                        kConsumerRegisters = kGroups == 2 ? 240 : 160;
@@ -69,50 +68,44 @@ struct HopperForwardTiles {
   static constexpr int kSharedBytes = kValueBarriers + 2 * kStages * kBarrierBytes;
 };
 
-inline constexpr float kLn2 = 0.6931471805599453f;
-
 struct HopperForwardParams {
   ForwardParams forward;
-  TensorMap query, key, value;
-  uint32_t num_items;  // of work: kQueryRows query rows of a head each
+  TensorMap query, key, value, out;
 };
 
-// The first query row of an item and its head. Where later rows see more, heads are taken in sections whose
+// The first query row of the block and its head. Where later rows see more, heads are taken in sections whose
 // keys and values stay in the cache; in a section the last rows come first, all heads beside each other.
 template <typename Tiles>
-__device__ Place query_rows_of_item(const Problem& problem, uint32_t item) {
+__device__ Place query_rows_of_block(const Problem& problem) {
   constexpr uint32_t kSection = 16;
   const Shape& shape = problem.shape;
   const uint32_t tiles = static_cast<uint32_t>(shape.T + Tiles::kQueryRows - 1) / Tiles::kQueryRows;
-  uint32_t tile;
+  uint32_t rest = ptx::block_index(), tile;
   if (Tiles::kHasBand) {
     const uint32_t heads = static_cast<uint32_t>(shape.V * shape.B * shape.N);
-    const uint32_t section = item / (kSection * tiles);
+    const uint32_t section = rest / (kSection * tiles);
     const uint32_t size = min(heads - section * kSection, kSection);
-    item -= section * kSection * tiles;
-    tile = tiles - 1 - item / size;
-    item = section * kSection + item % size;
+    rest -= section * kSection * tiles;
+    tile = tiles - 1 - rest / size;
+    rest = section * kSection + rest % size;
   } else {
-    tile = item % tiles;
-    item = item / tiles;
+    tile = rest % tiles;
+    rest = rest / tiles;
   }
-  const int32_t head = take_index(item, shape.N);
-  const int32_t b = take_index(item, shape.B);
-  return {uniform(static_cast<int32_t>(item)), uniform(b),
-          uniform(static_cast<int32_t>(tile) * Tiles::kQueryRows), uniform(head)};
+  const int32_t head = take_index(rest, shape.N);
+  const int32_t b = take_index(rest, shape.B);
+  return {static_cast<int32_t>(rest), b, static_cast<int32_t>(tile) * Tiles::kQueryRows, head};
 }
 
-// The walk over the key tiles of an item, from the last to the first, and what brings them.
+// The walk of a block over its key tiles, from the last to the first, and what brings them.
 template <typename Tiles>
 class Walk {
  public:
-  //   before  tiles that the block has walked over before
-  __device__ Walk(const HopperForwardParams& params, const Place& first, int before, uint32_t sBegin)
-      : keys_(sBegin + Tiles::kKeys, sBegin + Tiles::kKeyBarriers),
-        values_(sBegin + Tiles::kValues, sBegin + Tiles::kValueBarriers),
+  __device__ Walk(const HopperForwardParams& params, const Place& first, uint32_t sBegin)
+      : keys(sBegin + Tiles::kKeys, sBegin + Tiles::kKeyBarriers),
+        values(sBegin + Tiles::kValues, sBegin + Tiles::kValueBarriers),
         params_(params),
         first_(first),
-        before_(before),
         head_of_keys_(uniform(key_value_head(params.forward.problem.shape, first.head))) {
     const Problem& problem = params.forward.problem;
     if constexpr (Tiles::kHasBand) {
@@ -131,28 +124,34 @@ class Walk {
     return {begin, min(max(end_ - seen.begin / Tiles::kKeyRows, begin), num_tiles)};
   }
 
+  __device__ void load_query(uint32_t sBegin) const {
+    Place at = place_in(problem().query, first_);
+    for (int group = 0; group < Tiles::kGroups; ++group) {
+      const uint32_t barrier = sBegin + Tiles::kQueryBarriers + group * kBarrierBytes;
+      if (ptx::is_elected()) {
+        ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
+        load_rows<kGroupRows, Tiles::kColumns>(sBegin + group * Tiles::kQueryBytes, params_.query, barrier,
+                                               at);
+      }
+      at.row += kGroupRows;
+    }
+  }
   // Tile i of keys and of values.
   __device__ void load(int i) const {
     const Place at{first_.v, first_.b, key(i), head_of_keys_};
-    keys_.load(params_.key, before_ + i, place_in(problem().key, at));
-    values_.load(params_.value, before_ + i, place_in(problem().value, at));
+    keys.load(params_.key, i, place_in(problem().key, at));
+    values.load(params_.value, i, place_in(problem().value, at));
   }
-  // As in TileRing.
-  __device__ uint32_t take_keys(int i) const { return keys_.take(before_ + i); }
-  __device__ uint32_t take_values(int i) const { return values_.take(before_ + i); }
-  __device__ void release_keys(int i) const { keys_.release(before_ + i); }
-  __device__ void release_values(int i) const { values_.release(before_ + i); }
 
+  TileRing<Tiles> keys, values;
   int num_tiles;
 
  private:
   __device__ const Problem& problem() const { return params_.forward.problem; }
   __device__ static int divide_up(int32_t rows) { return (rows + Tiles::kKeyRows - 1) / Tiles::kKeyRows; }
 
-  TileRing<Tiles> keys_, values_;
   const HopperForwardParams& params_;
   Place first_;
-  int before_;
   int32_t head_of_keys_;
   int end_;  // tiles of the key axis before the end of the walk's first
 };
@@ -183,6 +182,7 @@ class GroupAttention {
         softmax_(exponent_scale()) {}
 
   __device__ void run() {
+    wait_for_phase(sBegin_ + Tiles::kQueryBarriers + group_ * kBarrierBytes, 0);
     const Range own = own_tiles();
     int i = 0;
     for (; at_head(i < own.begin); ++i) skip(i);
@@ -252,18 +252,18 @@ class GroupAttention {
   // A tile that this warpgroup does not see. Its warps meet, as they do in a product: one that fell two tiles
   // behind the thread that says it has read would wait for a phase that is over.
   __device__ void skip(int i) const {
-    walk_.take_keys(i);
-    walk_.take_values(i);
+    walk_.keys.take(i);
+    walk_.values.take(i);
     ptx::meet<kGroupThreads>(1 + group_);
     if (is_first_of_group()) {
-      walk_.release_keys(i);
-      walk_.release_values(i);
+      walk_.keys.release(i);
+      walk_.values.release(i);
     }
     refill(i);
   }
 
   __device__ void start_scores(int i) {
-    const uint32_t sKeys = walk_.take_keys(i);
+    const uint32_t sKeys = walk_.keys.take(i);
     ptx::fence_products();
     start_rows_by_rows<kDType, Tiles::kChannels, kGroupRows>(
         scores_[0], SharedOperand::by_rows(sBegin_ + group_ * Tiles::kQueryBytes),
@@ -272,7 +272,7 @@ class GroupAttention {
   template <int kUnderWay>
   __device__ void finish_scores(int i) {
     finish_products<kUnderWay>(scores_[0]);
-    if (is_first_of_group()) walk_.release_keys(i);
+    if (is_first_of_group()) walk_.keys.release(i);
     const int32_t key = walk_.key(i);
     if (!sees_all(key)) {
       const int warp_row = static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows;
@@ -288,14 +288,14 @@ class GroupAttention {
     // it shrinks as the rows go on.
     constexpr uint32_t kRows = kMmaRows * kBoxRowBytes / SharedOperand::kUnit;
     constexpr uint32_t kStep = Tiles::kHasOnes ? kRows - (kRows << 16) : kRows;
-    const uint32_t sValues = walk_.take_values(ptx::opaque(i));  // place and phase are not kept from the keys
+    const uint32_t sValues = walk_.values.take(ptx::opaque(i));  // place and phase are not kept from the keys
     const uint32_t next = Tiles::kHasOnes ? sBegin_ + Tiles::kOnes - sValues : Tiles::kColumnBytes;
     ptx::fence_products();
     start_weighted_rows<kDType, kStep>(out_, p_, SharedOperand::by_columns(sValues, next));
   }
   __device__ void finish_output(int i) {
     finish_products<0>(out_);
-    if (is_first_of_group()) walk_.release_values(ptx::opaque(i));
+    if (is_first_of_group()) walk_.values.release(ptx::opaque(i));
   }
 
   // Two tiles of scores, which P has one fragment for.
@@ -365,16 +365,19 @@ class GroupAttention {
   Sums out_[Tiles::kOutTiles] = {};
 };
 
-// Writes the rows of a warpgroup.
+// Writes the rows of a warpgroup, by way of the place of its query rows.
 template <typename Config>
 __device__ void GroupAttention<Config>::store(const Place& first) const {
   const Shape& shape = problem().shape;
-  const int row_0 = first.row + group_ * kGroupRows +
-                    static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows +
+  const Place at{first.v, first.b, first.row + group_ * kGroupRows, first.head};
+  if (at.row >= shape.T) return;
+  const uint32_t sRows = sBegin_ + group_ * Tiles::kQueryBytes;
+  const int row_0 = static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows +
                     static_cast<int>(threadIdx.x) % kWarpLanes / 4;
+  ptx::meet<kGroupThreads>(1 + group_);  // all four warps have read the query rows
 #pragma unroll
   for (int half = 0; half < kStripRows; ++half) {
-    const Place at{first.v, first.b, row_0 + half * 8, first.head};
+    const int row = row_0 + half * 8;
     float sum;
     if constexpr (Tiles::kHasOnes) {
       sum = out_[Tiles::kChannelTiles][2 * half];
@@ -383,93 +386,36 @@ __device__ void GroupAttention<Config>::store(const Place& first) const {
     }
     const CtMask is_empty = ct_equal(sum, 0.0f);  // no key took part, or all that did scored -inf
     const float factor = ct_reciprocal(sum);
-    const float log_sum = kLn2 * softmax_.log2_sum(half, sum, exponent_scale());
-    if (at.row >= shape.T) continue;
-    if (threadIdx.x % 4 == 0) {
-      const int64_t index = statistic_index(shape, at);
+    const Place place{at.v, at.b, at.row + row, at.head};
+    if (threadIdx.x % 4 == 0 && place.row < shape.T) {
+      constexpr float kLn2 = 0.6931471805599453f;
+      const int64_t index = statistic_index(shape, place);
       params_.forward.row_max[index] = fmaxf(softmax_.max[half] * problem().scale, -FLT_MAX);
-      params_.forward.log_sum[index] = ct_select(is_empty, -INFINITY, log_sum);
+      params_.forward.log_sum[index] =
+          ct_select(is_empty, -INFINITY, kLn2 * softmax_.log2_sum(half, sum, exponent_scale()));
     }
-    auto* const row = row_at<kDType>(params_.forward.out, at) + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < Tiles::kChannelTiles; ++tile) {
+      const uint32_t column = sRows + tile / 8 * (kGroupRows * kBoxRowBytes);
       const float left = ct_keep(~is_empty, factor * out_[tile][2 * half]);
       const float right = ct_keep(~is_empty, factor * out_[tile][2 * half + 1]);
-      if (tile * kMmaColumns < shape.D) {
-        *reinterpret_cast<uint32_t*>(row + tile * kMmaColumns) = pack<kDType>(left, right);
-      }
+      ptx::store_shared(chunk_at<kBoxRowBytes>(column, row, tile % 8) + threadIdx.x % 4 * 4,
+                        pack<kDType>(left, right));
     }
   }
-}
-
-// Starts the copy of the query rows of one warpgroup, whose last products with the rows before are done. One
-// warp.
-template <typename Tiles>
-__device__ void load_query(const HopperForwardParams& params, const Place& first, int group,
-                           uint32_t sBegin) {
-  const uint32_t barrier = sBegin + Tiles::kQueryBarriers + group * kBarrierBytes;
-  Place at = place_in(params.forward.problem.query, first);
-  at.row += group * kGroupRows;
-  if (ptx::is_elected()) {
-    ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
-    load_rows<kGroupRows, Tiles::kColumns>(sBegin + group * Tiles::kQueryBytes, params.query, barrier, at);
-  }
-}
-
-// What brings the tiles of all items of the block.
-template <typename Tiles>
-__device__ void produce(const HopperForwardParams& params, uint32_t sBegin) {
-  int before = 0;
-  for (uint32_t item = ptx::block_index(); item < params.num_items; item += ptx::grid_size()) {
-    const Place first = query_rows_of_item<Tiles>(params.forward.problem, item);
-    const Walk<Tiles> walk(params, first, before, sBegin);
-    for (int i = 0; i < walk.num_tiles; ++i) walk.load(i);
-    before += walk.num_tiles;
-  }
-}
-
-// What a warpgroup does for all items of the block.
-template <typename Config>
-__device__ void consume(const HopperForwardParams& params, int group, bool copies, uint32_t sBegin) {
-  using Tiles = HopperForwardTiles<Config>;
-  const Problem& problem = params.forward.problem;
-  const bool loads_query = threadIdx.x % kGroupThreads / kWarpLanes == 0;
-  int before = 0, phase = 0;
-  uint32_t item = ptx::block_index();
-  Place first = query_rows_of_item<Tiles>(problem, item);
-  if (uniform(loads_query)) load_query<Tiles>(params, first, group, sBegin);
-  for (;;) {
-    const Walk<Tiles> walk(params, first, before, sBegin);
-    if constexpr (!Tiles::kHasProducer) {
-      if (copies) {
-        for (int i = 0; i < min(Tiles::kAhead, walk.num_tiles); ++i) walk.load(i);
-      }
+  ptx::fence_stores();
+  ptx::meet<kGroupThreads>(1 + group_);
+  if (is_first_of_group()) {
+#pragma unroll
+    for (int column = 0; column < Tiles::kColumns; ++column) {
+      ptx::store_box(sRows + column * kGroupRows * kBoxRowBytes, &params_.out, column * kBoxChannels, at.row,
+                     at.head, at.b, at.v);
     }
-    GroupAttention<Config> attention(params, walk, first, group, copies, sBegin);
-    wait_for_phase(sBegin + Tiles::kQueryBarriers + group * kBarrierBytes, phase);
-    attention.run();
-    if constexpr (Tiles::kPersists) {
-      const uint32_t next = item + ptx::grid_size();
-      ptx::meet<kGroupThreads>(1 + group);  // no warp falls two items behind
-      if (next < params.num_items && uniform(loads_query)) {
-        load_query<Tiles>(params, query_rows_of_item<Tiles>(problem, next), group, sBegin);
-      }
-      attention.store(first);
-      if (next >= params.num_items) break;
-      first = query_rows_of_item<Tiles>(problem, next);
-      item = next;
-      before += walk.num_tiles;
-      ++phase;
-    } else {
-      attention.store(
-          query_rows_of_item<Tiles>(problem, ptx::block_index()));  // computed again rather than kept
-      break;
-    }
+    ptx::wait_for_stores();
   }
 }
 
-// Grid: a block for each item or, where blocks persist, at most as many as are resident; block b does the
-// items b, b + grid, ...
+// Grid: one block for each kQueryRows query rows of a head.
 template <typename Config>
 __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
     attention_fwd_sm90(const __grid_constant__ HopperForwardParams params) {
@@ -479,22 +425,37 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
   const int warp = uniform(static_cast<int>(threadIdx.x) / kWarpLanes), group = warp / kGroupWarps;
   const bool copies = warp == (Tiles::kGroups - !Tiles::kHasProducer) * kGroupWarps;
 
+  Place first = query_rows_of_block<Tiles>(params.forward.problem);
+  first = {uniform(first.v), uniform(first.b), uniform(first.row), uniform(first.head)};
+  const Walk<Tiles> walk(params, first, sBegin);
   if constexpr (Tiles::kHasOnes) fill_with_ones<Tiles>(sBegin + Tiles::kOnes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Tiles::kGroups; ++i)
       ptx::init_barrier(sBegin + Tiles::kQueryBarriers + i * kBarrierBytes, 1);
-    TileRing<Tiles>(sBegin + Tiles::kKeys, sBegin + Tiles::kKeyBarriers).init();
-    TileRing<Tiles>(sBegin + Tiles::kValues, sBegin + Tiles::kValueBarriers).init();
+    walk.keys.init();
+    walk.values.init();
     ptx::fence_barrier_init();
   }
   __syncthreads();
+  if (copies) {
+    walk.load_query(sBegin);
+    for (int i = 0; i < min(Tiles::kAhead, walk.num_tiles); ++i) {
+      walk.load(i);
+    }
+  }
 
   if (Tiles::kHasProducer && group == Tiles::kGroups) {
     ptx::give_registers<Tiles::kProducerRegisters>();
-    if (copies) produce<Tiles>(params, sBegin);
+    if (copies) {
+      for (int i = Tiles::kAhead; i < walk.num_tiles; ++i) {
+        walk.load(i);
+      }
+    }
   } else {
     if constexpr (Tiles::kHasProducer) ptx::take_registers<Tiles::kConsumerRegisters>();
-    consume<Config>(params, group, copies, sBegin);
+    GroupAttention<Config> attention(params, walk, first, group, copies, sBegin);
+    attention.run();
+    attention.store(query_rows_of_block<Tiles>(params.forward.problem));  // computed again rather than kept
   }
 }
 

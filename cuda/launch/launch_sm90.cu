@@ -1,6 +1,5 @@
 #include "launch/launch_sm90.h"
 
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/attention_fwd_sm90.cuh"
@@ -10,14 +9,6 @@
 
 namespace dhp {
 namespace {
-
-// Of the current device.
-int num_multiprocessors() {
-  int device = 0, count = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return std::max(count, 1);
-}
 
 template <typename Config>
 LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* stream) {
@@ -38,11 +29,9 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   describe_rows(all.query, problem.query, shape.T, shape.N, kGroupRows);
   describe_rows(all.key, problem.key, shape.S, shape.K, Tiles::kKeyRows);
   describe_rows(all.value, problem.value, shape.S, shape.K, Tiles::kKeyRows);
+  describe_rows(all.out, params.out, shape.T, shape.N, kGroupRows);
   if (!broken.empty()) return failure(stem, problem, broken);
-  Grid grid = query_grid<Tiles>(shape);
-  all.num_items = static_cast<uint32_t>(grid.blocks);
-  if (Tiles::kPersists) grid.blocks = std::min<int64_t>(grid.blocks, num_multiprocessors());
-  return launch(stem, problem, attention_fwd_sm90<Config>, all, grid, stream);
+  return launch(stem, problem, attention_fwd_sm90<Config>, all, query_grid<Tiles>(shape), stream);
 }
 
 bool has_band(const Problem& problem) {
