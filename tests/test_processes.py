@@ -24,7 +24,8 @@ import pytest
 from absl.testing import absltest, parameterized
 from programs import LENGTHS, arrays, assert_same_bits, attend, attend_and_differentiate, some, with_cotangent
 
-NUM_CALLS = 10_000
+NUM_CALLS = 4_000
+NUM_WINDOWS = 3
 NUM_LEAKS = 2_000  # calls of each control
 TIMEOUT_S = 120
 
@@ -54,7 +55,8 @@ class Memory(NamedTuple):
         return f"{self.resident_mib} {self.malloc_mib} {self.python_objects}"
 
 
-# Seen over NUM_CALLS on jax 0.9.2 and 0.12: 0.04 MiB, 0.003 MiB and 6.
+# Seen over 10,000 calls on jax 0.9.2 and 0.12: 0.04 MiB, 0.003 MiB and 6; once, on a busy machine, 2.1 MiB resident,
+# when a thread first touched its memory. What is lost in every call is lost in every window.
 MOST_GROWTH = Memory(resident_mib=1.0, malloc_mib=0.1, python_objects=500)
 
 
@@ -101,7 +103,8 @@ def print_growth():
         call(times, lose)
         return measure_memory().grown_since(before)
 
-    print(growth(NUM_CALLS, lambda _: None))
+    windows = [growth(NUM_CALLS, lambda _: None) for _ in range(NUM_WINDOWS)]
+    print(Memory(*map(min, *windows)))
     print(growth(NUM_LEAKS, lose_natively))
     print(growth(NUM_LEAKS, lambda results: lost.append(results["lse"])))
 
