@@ -6,10 +6,13 @@ import nvcc
 from nvcc import ROOT
 
 FOLDER = ROOT / "tests" / "emulator"
+CAPABILITY = "DHP_EMULATED_CAPABILITY"  # environment variable: the emulated GPU's, 8 or 9
 _CUDA = ROOT / "cuda"
 _PARTS = (
     _CUDA / "launch" / "launch.cu",
+    _CUDA / "launch" / "launch_sm90.cu",
     _CUDA / "launch" / "checks.cc",
+    _CUDA / "launch" / "tensor_map.cc",
     FOLDER / "emulator.cc",
     FOLDER / "as_host_kernels.cc",
 )

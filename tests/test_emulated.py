@@ -17,9 +17,10 @@ from nvcc import ROOT
 
 _TESTS = ROOT / "tests"
 _DTYPES = "reference and (float32 or bfloat16)"
+_AMPERE, _HOPPER = "8", "9"
 
 
-def _pytest(library, file, chosen):
+def _pytest(library, file, chosen, capability):
     """Runs tests of another file on the emulated kernels."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-x"]
@@ -28,18 +29,20 @@ def _pytest(library, file, chosen):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**environment, "LD_PRELOAD": str(library)},
+        env={**environment, "LD_PRELOAD": str(library), emulation.CAPABILITY: capability},
     )
 
 
 class ConformanceTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("test_forward.py", _DTYPES, 150),
-        ("test_backward.py", _DTYPES, 70),
-        ("test_differences.py", "LengthTest or EmptyRowTest or (NotFiniteTest and reference)", 40),
+        ("test_forward.py", _DTYPES, _AMPERE, 150),
+        ("test_forward.py", "reference and (bfloat16 or float16)", _HOPPER, 200),
+        ("test_backward.py", _DTYPES, _AMPERE, 70),
+        ("test_differences.py", "LengthTest or EmptyRowTest or (NotFiniteTest and reference)", _AMPERE, 40),
+        ("test_differences.py", "EmptyRowTest or (NotFiniteTest and reference)", _HOPPER, 20),
     )
-    def test_emulated_kernels_pass(self, file, chosen, fewest):
-        done = _pytest(emulation.library(), file, chosen)
+    def test_emulated_kernels_pass(self, file, chosen, capability, fewest):
+        done = _pytest(emulation.library(), file, chosen, capability)
         assert done.returncode == 0, done.stdout[-4000:]
         assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= fewest
 
@@ -60,7 +63,7 @@ class ControlTest(parameterized.TestCase):
             waits = "__syncthreads();  // all copies of this tile are seen"
             assert text.count(waits) == 1
             kernel.write_text(text.replace(waits, "//"), encoding="utf-8")
-            done = _pytest(emulation.library(cuda), "test_forward.py", _DTYPES)
+            done = _pytest(emulation.library(cuda), "test_forward.py", _DTYPES, _AMPERE)
         assert done.returncode == 1
         assert "1 failed" in done.stdout
 
