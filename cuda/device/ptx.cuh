@@ -53,6 +53,13 @@ __device__ inline size_t opaque(size_t value) {
   return value;
 }
 
+// A word whose lowest `count` bits are set: none where it is negative, all from 32 on.
+__device__ inline uint32_t low_bits(int32_t count) {
+  uint32_t bits;
+  asm("bmsk.clamp.b32 %0, 0, %1;" : "=r"(bits) : "r"(max(count, 0)));
+  return bits;
+}
+
 // The block's index along x. Volatile: a second call computes again what follows from it.
 __device__ inline uint32_t block_index() {
   uint32_t index;

@@ -54,8 +54,8 @@ class TileRing {
 
   // Starts the copy of tile i, from row `at` on, when its place is empty. One warp.
   __device__ void load(const TensorMap& map, int i, const Place& at) const {
-    const int place = i % Tiles::kStages;
-    if (i >= Tiles::kStages) wait_for_phase(full(place) + kToEmpty, i / Tiles::kStages + 1);
+    const int place = place_of(i);
+    if (i >= Tiles::kStages) wait_for_phase(full(place) + kToEmpty, phase_of(i) + 1);
     if (ptx::is_elected()) {
       ptx::arrive_expecting(full(place), Tiles::kTileBytes);
       load_rows<Tiles::kKeyRows, Tiles::kColumns>(tiles_ + place * Tiles::kTileBytes, map, full(place), at);
@@ -63,13 +63,17 @@ class TileRing {
   }
   // Waits for tile i; its address.
   __device__ uint32_t take(int i) const {
-    wait_for_phase(full(i % Tiles::kStages), i / Tiles::kStages);
-    return tiles_ + i % Tiles::kStages * Tiles::kTileBytes;
+    wait_for_phase(full(place_of(i)), phase_of(i));
+    return tiles_ + place_of(i) * Tiles::kTileBytes;
   }
   // Tile i has been read. One thread of each warpgroup.
-  __device__ void release(int i) const { ptx::arrive(full(i % Tiles::kStages) + kToEmpty); }
+  __device__ void release(int i) const { ptx::arrive(full(place_of(i)) + kToEmpty); }
 
  private:
+  // Unsigned: shorter to compute.
+  __device__ static int place_of(uint32_t i) { return i % Tiles::kStages; }
+  __device__ static int phase_of(uint32_t i) { return i / Tiles::kStages; }
+
   static constexpr uint32_t kToEmpty = Tiles::kStages * kBarrierBytes;
   __device__ uint32_t full(int place) const { return barriers_ + place * kBarrierBytes; }
 

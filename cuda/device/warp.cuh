@@ -24,4 +24,24 @@ __device__ inline bool at_head(bool goes_on) {
 // A value that all lanes of the warp have, in a way that the compiler knows so.
 __device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 
+// Which warp of the block this is.
+__device__ inline int warp_of_block() { return uniform(static_cast<int>(threadIdx.x) / kWarpLanes); }
+
+// Word i of lane l goes to word l of lane i, in each four lanes.
+__device__ inline void transpose_in_quad(uint32_t (&words)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & distance) != 0) continue;
+      uint32_t &low = words[i], &high = words[i + distance];
+      const uint32_t other = __shfl_xor_sync(kAllLanes, upper ? low : high, distance);
+      low = upper ? other : low;
+      high = upper ? high : other;
+    }
+  }
+}
+
 }  // namespace dhp

@@ -1,5 +1,6 @@
 #include "launch/launch_sm90.h"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/attention_fwd_sm90.cuh"
@@ -7,8 +8,24 @@
 #include "launch/grid.h"
 #include "launch/tensor_map.h"
 
+#ifdef DHP_KNOBS
+extern "C" {
+int knob_persist = 1, knob_section = 0;
+}
+#else
+constexpr int knob_persist = 1, knob_section = 0;
+#endif
+
 namespace dhp {
 namespace {
+
+// Of the current device.
+int num_multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return std::max(count, 1);
+}
 
 template <typename Config>
 LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* stream) {
@@ -29,9 +46,20 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   describe_rows(all.query, problem.query, shape.T, shape.N, kGroupRows);
   describe_rows(all.key, problem.key, shape.S, shape.K, Tiles::kKeyRows);
   describe_rows(all.value, problem.value, shape.S, shape.K, Tiles::kKeyRows);
-  describe_rows(all.out, params.out, shape.T, shape.N, kGroupRows);
   if (!broken.empty()) return failure(stem, problem, broken);
-  return launch(stem, problem, attention_fwd_sm90<Config>, all, query_grid<Tiles>(shape), stream);
+  Grid grid = query_grid<Tiles>(shape);
+  all.items = static_cast<uint32_t>(grid.blocks);
+  if (knob_persist) grid.blocks = std::min<int64_t>(grid.blocks, num_multiprocessors());
+  const int64_t tiles = divide_up(shape.T, Tiles::kQueryRows), heads = shape.V * shape.B * shape.N;
+  const int64_t section = std::min<int64_t>(knob_section > 0 ? knob_section : knob_persist ? 33 : 16, heads);
+  all.tiles = Divisor::of(tiles);
+  all.heads = Divisor::of(shape.N);
+  all.batch = Divisor::of(shape.B);
+  all.heads_of_keys_group = Divisor::of(shape.N / shape.K);
+  all.section_items = Divisor::of(section * tiles);
+  all.section = Divisor::of(section);
+  all.last_section = Divisor::of(heads % section == 0 ? section : heads % section);
+  return launch(stem, problem, attention_fwd_sm90<Config>, all, grid, stream);
 }
 
 bool has_band(const Problem& problem) {

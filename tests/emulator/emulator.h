@@ -131,7 +131,8 @@ inline void __syncthreads() { ::emulator::meet_block(); }
 inline void __syncwarp() {
   ::emulator::meet_warp([](void* const(&)[::emulator::kLanes]) {}, nullptr);
 }
-inline float __shfl_xor_sync(uint32_t, float value, int distance) {
+template <typename T>
+T __shfl_xor_sync(uint32_t, T value, int distance) {
   return ::emulator::shuffle_xor(value, distance);
 }
 inline int __shfl_sync(uint32_t, int value, int lane) { return ::emulator::shuffle(value, lane); }
