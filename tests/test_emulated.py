@@ -68,30 +68,75 @@ class ControlTest(parameterized.TestCase):
         assert "1 failed" in done.stdout
 
 
+_NEVER_COME = "no thread can go on: some wait for others that never come"
+_UNDER_WAY = "a thread ends with stores or products under way"
+_NOT_FENCED = "a store that no fence has made known"
+
+
 class MisuseTest(parameterized.TestCase):
-    def _run(self, name):
-        program = emulation.program(emulation.FOLDER / "misuse.cc")
+    def _run(self, file, name):
+        program = emulation.program(emulation.FOLDER / file)
         return subprocess.run([program, name], capture_output=True, text=True)
 
-    def test_proper_kernel_ends_well(self):
-        assert self._run("proper").returncode == 0
+    @parameterized.parameters("misuse.cc", "misuse_sm90.cc")
+    def test_proper_kernel_ends_well(self, file):
+        assert self._run(file, "proper").returncode == 0
 
-    @parameterized.parameters("copy_that_nobody_waits_for", "missing_barrier")
-    def test_what_is_read_too_early_is_nan(self, name):
-        done = self._run(name)
+    @parameterized.parameters(
+        ("misuse.cc", "copy_that_nobody_waits_for"),
+        ("misuse.cc", "missing_barrier"),
+        ("misuse_sm90.cc", "box_read_too_early"),
+        ("misuse_sm90.cc", "sums_read_too_early"),
+        ("misuse_sm90.cc", "sums_read_with_their_group_under_way"),
+    )
+    def test_what_is_read_too_early_is_nan(self, file, name):
+        done = self._run(file, name)
         assert (done.returncode, done.stderr) == (1, "a result is not a number\n")
 
     @parameterized.parameters(
-        ("store_under_a_copy", "a store to where a copy is under way"),
-        ("copy_under_way_at_the_end", "a thread ends with copies under way"),
-        ("barrier_for_one_warp", "no thread can go on: some wait for others that never come"),
-        ("lanes_apart", "lanes of one warp meet at different instructions"),
-        ("lane_that_never_comes", "no thread can go on: some wait for others that never come"),
-        ("outside_of_shared_memory", "an address outside of the block's shared memory"),
-        ("shared_address_not_aligned", "an address in shared memory that is not a multiple of the size"),
-        ("global_address_not_aligned", "a copy from an address that is not aligned"),
+        ("misuse.cc", "store_under_a_copy", "a store to where a copy is under way"),
+        ("misuse.cc", "copy_under_way_at_the_end", "a thread ends with copies under way"),
+        ("misuse.cc", "barrier_for_one_warp", _NEVER_COME),
+        ("misuse.cc", "lanes_apart", "lanes of one warp meet at different instructions"),
+        ("misuse.cc", "lane_that_never_comes", _NEVER_COME),
+        ("misuse.cc", "outside_of_shared_memory", "an address outside of the block's shared memory"),
+        (
+            *("misuse.cc", "shared_address_not_aligned"),
+            "an address in shared memory that is not a multiple of the size",
+        ),
+        ("misuse.cc", "global_address_not_aligned", "a copy from an address that is not aligned"),
+        ("misuse_sm90.cc", "sums_changed", "sums were changed under a product"),
+        ("misuse_sm90.cc", "operand_changed", "an operand was changed under a product"),
+        ("misuse_sm90.cc", "operands_differ", "threads of a warpgroup have different operands"),
+        ("misuse_sm90.cc", "operand_of_another_layout", "a descriptor of another layout"),
+        ("misuse_sm90.cc", "group_that_never_waits", _UNDER_WAY),
+        ("misuse_sm90.cc", "half_a_group", _NEVER_COME),
+        ("misuse_sm90.cc", "product_of_what_is_not_fenced", _NOT_FENCED),
+        ("misuse_sm90.cc", "box_of_what_is_not_fenced", _NOT_FENCED),
+        ("misuse_sm90.cc", "stored_box_that_nobody_waits_for", _UNDER_WAY),
+        (
+            *("misuse_sm90.cc", "loaded_box_that_nobody_waits_for"),
+            "a block ends with copies that nobody has waited for",
+        ),
+        ("misuse_sm90.cc", "store_under_a_box", "a store to where a copy is under way"),
+        ("misuse_sm90.cc", "box_not_aligned", "a box in shared memory that is not aligned to 1024 bytes"),
+        ("misuse_sm90.cc", "stored_box_not_aligned", "a box in shared memory that is not aligned to 1024 bytes"),
+        ("misuse_sm90.cc", "box_outside_of_shared_memory", "an address outside of the block's shared memory"),
+        ("misuse_sm90.cc", "map_not_aligned", "a tensor map that is not aligned to 64 bytes"),
+        ("misuse_sm90.cc", "barrier_not_made", "a barrier that nobody has made"),
+        ("misuse_sm90.cc", "barrier_not_fenced", "a barrier that no fence has made known"),
+        (
+            *("misuse_sm90.cc", "too_many_arrivals"),
+            "a barrier has more arrivals in a phase than it was made for",
+        ),
+        ("misuse_sm90.cc", "too_few_arrivals", _NEVER_COME),
+        ("misuse_sm90.cc", "more_bytes_than_come", _NEVER_COME),
+        ("misuse_sm90.cc", "fewer_bytes_than_come", _NEVER_COME),
+        ("misuse_sm90.cc", "met_in_different_numbers", "threads meet in different numbers"),
+        ("misuse_sm90.cc", "numbered_barrier_for_one_warp", _NEVER_COME),
+        ("misuse_sm90.cc", "barrier_without_a_number", "a barrier whose number is not 1 to 15"),
     )
-    def test_is_reported(self, name, message):
-        done = self._run(name)
+    def test_is_reported(self, file, name, message):
+        done = self._run(file, name)
         assert done.returncode < 0
         assert f"emulator: {message} (block 0, thread " in done.stderr
