@@ -14,6 +14,7 @@ import tempfile
 import emulation
 from absl.testing import parameterized
 from nvcc import ROOT
+from test_tile_edges import HOPPER_TILES
 
 _TESTS = ROOT / "tests"
 _DTYPES = "reference and (float32 or bfloat16)"
@@ -23,7 +24,7 @@ _AMPERE, _HOPPER = "8", "9"
 def _pytest(library, file, chosen, capability):
     """Runs tests of another file on the emulated kernels."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-x"]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-x"]
     return subprocess.run(
         [*command, str(_TESTS / file), "-k", chosen],
         capture_output=True,
@@ -40,11 +41,17 @@ class ConformanceTest(parameterized.TestCase):
         ("test_backward.py", _DTYPES, _AMPERE, 70),
         ("test_differences.py", "LengthTest or EmptyRowTest or (NotFiniteTest and reference)", _AMPERE, 40),
         ("test_differences.py", "EmptyRowTest or (NotFiniteTest and reference)", _HOPPER, 20),
+        ("test_tile_edges.py", "HopperTileEdgeTest", _HOPPER, 70),
     )
     def test_emulated_kernels_pass(self, file, chosen, capability, fewest):
         done = _pytest(emulation.library(), file, chosen, capability)
         assert done.returncode == 0, done.stdout[-4000:]
         assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= fewest
+
+    def test_tiles_of_the_hopper_kernel(self):
+        program = emulation.program(emulation.FOLDER / "tiles_sm90.cc")
+        lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert {tuple(map(int, line.split())) for line in lines} == set(HOPPER_TILES)
 
     def test_they_are_what_runs(self):
         program = "import dhp_jax; print(dhp_jax.build_info()['host_isa'])"
@@ -53,19 +60,48 @@ class ConformanceTest(parameterized.TestCase):
         assert done.stdout == "emulated\n"
 
 
+class DriverTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("old", "the driver has no cuTensorMapEncodeTiled; use one of CUDA 12.0 or newer"),
+        ("refusing", "the driver refused a tensor map (error 1)"),
+    )
+    def test_driver_without_tensor_maps_is_reported(self, driver, message):
+        program = "import dhp_jax, jax.numpy as jnp; x = jnp.ones((1, 8, 2, 64), jnp.bfloat16); "
+        environment = {**os.environ, "LD_PRELOAD": str(emulation.library()), emulation.CAPABILITY: _HOPPER}
+        done = subprocess.run(
+            [sys.executable, "-c", program + "dhp_jax.dot_product_attention(x, x, x).block_until_ready()"],
+            capture_output=True,
+            text=True,
+            env={**environment, emulation.DRIVER: driver},
+        )
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "T=8" in done.stderr.partition(message)[2]
+
+
 class ControlTest(parameterized.TestCase):
-    def test_a_kernel_that_does_not_wait_fails(self):
+    @parameterized.parameters(
+        (
+            "kernels/attention_fwd_sm80.cuh",
+            "__syncthreads();  // all copies of this tile are seen",
+            _AMPERE,
+            "1 failed",
+        ),
+        (
+            *("device/tile_ring.cuh", "wait_for_phase(full(i % Tiles::kStages), i / Tiles::kStages);"),
+            *(_HOPPER, "emulator: a block ends with copies that nobody has waited for"),
+        ),
+    )
+    def test_a_kernel_that_does_not_wait_fails(self, file, waits, capability, message):
         with tempfile.TemporaryDirectory() as folder:
             cuda = pathlib.Path(folder, "cuda")
             shutil.copytree(ROOT / "cuda", cuda)
-            kernel = cuda / "kernels" / "attention_fwd_sm80.cuh"
-            text = kernel.read_text(encoding="utf-8")
-            waits = "__syncthreads();  // all copies of this tile are seen"
+            text = (cuda / file).read_text(encoding="utf-8")
             assert text.count(waits) == 1
-            kernel.write_text(text.replace(waits, "//"), encoding="utf-8")
-            done = _pytest(emulation.library(cuda), "test_forward.py", _DTYPES, _AMPERE)
-        assert done.returncode == 1
-        assert "1 failed" in done.stdout
+            (cuda / file).write_text(text.replace(waits, "//"), encoding="utf-8")
+            done = _pytest(emulation.library(cuda), "test_forward.py", "reference and bfloat16", capability)
+        assert done.returncode != 0
+        assert message in done.stdout + done.stderr
 
 
 _NEVER_COME = "no thread can go on: some wait for others that never come"

@@ -579,10 +579,17 @@ int capability() {
   return asked == nullptr ? 9 : std::atoi(asked);
 }
 
+// DHP_EMULATED_DRIVER is "old", "refusing" or not set.
+bool driver_is(const std::string& sort) {
+  const char* const asked = std::getenv("DHP_EMULATED_DRIVER");
+  return asked != nullptr && asked == sort;
+}
+
 CUresult encode(CUtensorMap* to, CUtensorMapDataType type, cuuint32_t axes, void* data,
                 const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*,
                 CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                 CUtensorMapFloatOOBfill fill) {
+  if (driver_is("refusing")) return CUDA_ERROR_INVALID_VALUE;
   const bool is_known =
       (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) && axes == 5 &&
       box[0] == emulator::kBoxChannels && box[2] * box[3] * box[4] == 1 &&
@@ -610,7 +617,7 @@ extern "C" {
 cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
   *function = reinterpret_cast<void*>(+encode);
-  *result = cudaDriverEntryPointSuccess;
+  *result = driver_is("old") ? cudaDriverEntryPointSymbolNotFound : cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
