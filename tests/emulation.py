@@ -7,6 +7,7 @@ from nvcc import ROOT
 
 FOLDER = ROOT / "tests" / "emulator"
 CAPABILITY = "DHP_EMULATED_CAPABILITY"  # environment variable: the emulated GPU's, 8 or 9
+DRIVER = "DHP_EMULATED_DRIVER"  # environment variable: "old", which has no tensor maps, or "refusing"
 _CUDA = ROOT / "cuda"
 _PARTS = (
     _CUDA / "launch" / "launch.cu",

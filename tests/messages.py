@@ -112,6 +112,12 @@ def cmake_messages(source: str, name: str) -> list[Message]:
     return [Message("", _merge_holes(re.sub(r"\$\{\w+\}", HOLE, text)), name) for text in texts]
 
 
+def shell_messages(source: str, name: str) -> list[Message]:
+    """One for each text that a script writes to where errors go."""
+    said = re.findall(r'echo ((?:"[^"]*"\s*\\?\s*)+)>&2', source)
+    return [Message("", " ".join(re.findall(r'"([^"]*)"', strings)), name) for strings in said]
+
+
 def _merge_holes(text: str) -> str:
     return re.sub(f"{HOLE}+", HOLE, text)
 

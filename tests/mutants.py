@@ -145,11 +145,21 @@ def _plant_coordinate(code: secret_registers.Code, position: int) -> Iterator[Mu
     if instruction.opcode not in _MAKES_UNIFORM:
         return
     for place in sorted(code.listed[position].life.writes):
-        user = next((user for user in code.users(position, place) if user.opcode in _TENSOR), None)
+        user = next((user for user in code.users(position, place) if _goes_by(user, place)), None)
         for number in code.loaded(position) if user else ():
             operands = (_register(place), _register(f"R{number}"))
             new = _with(instruction, guard=None, opcode="R2UR", modifiers=(), operands=operands)
             yield _changed(code, "coordinate", position, new, [(user.address, "CT02")])
+
+
+def _goes_by(user: Instruction, place: str) -> bool:
+    """Whether a tensor copy or a product finds its data by a uniform register. nvdisasm says that a product whose left
+    operand is in registers reads four words; the first two would be of a left one in shared memory.
+    """
+    if user.opcode == "HGMMA" and user.operands[1].kind is Kind.REGISTER:
+        first = int(user.operands[2].name.removeprefix("UR"))
+        return place in (f"UR{first + 2}", f"UR{first + 3}")
+    return user.opcode in _TENSOR
 
 
 def _plant_stale(code: secret_registers.Code, position: int) -> Iterator[Mutant]:

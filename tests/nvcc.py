@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -14,7 +15,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILT = ROOT / "build" / "leaky"  # kept from run to run
+LAUNCHER = ROOT / "cuda" / "nvcc.sh"
 
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 _NEEDED = "no nvcc of CUDA 13: put one on the PATH, set CUDACXX, or install nvidia-cuda-nvcc==13.0.88"
 
 
@@ -31,7 +34,7 @@ def compiled(name, sources, flags):
     nvcc = _find()
     if nvcc is None:
         cannot_run(_NEEDED)
-    digest = hashlib.sha256(repr((_version(nvcc), flags)).encode())
+    digest = hashlib.sha256(repr((_version(nvcc), flags)).encode() + LAUNCHER.read_bytes())
     for source in sources:
         digest.update(source.read_bytes())
     stem, _, suffix = name.rpartition(".")
@@ -39,11 +42,22 @@ def compiled(name, sources, flags):
     if not built.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
         unfinished = built.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([nvcc, *flags, sources[0], "-o", unfinished], capture_output=True, text=True)
+        command = ["sh", LAUNCHER, nvcc, *flags, sources[0], "-o", unfinished]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"{sources[0]} does not compile as {name}: {done.stderr}")
         unfinished.rename(built)
     return built
+
+
+def included(source, folder):
+    """All that a file includes from a folder, directly or not: only what it sees has it compiled again."""
+    found = [source]
+    for file in found:  # which grows
+        for name in _INCLUDE.findall(file.read_text(encoding="utf-8")):
+            if (folder / name).is_file() and folder / name not in found:
+                found.append(folder / name)
+    return found[1:]
 
 
 @contextlib.contextmanager

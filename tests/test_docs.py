@@ -30,6 +30,7 @@ from messages import (
     python_constants,
     python_texts,
     raised_messages,
+    shell_messages,
     stale,
     unexplained,
     without_exception,
@@ -55,6 +56,7 @@ NATIVE = [
     if path.suffix in (".h", ".cc", ".cu", ".cuh") and path.name != "module.cc"
 ]
 CMAKE = [ROOT / "CMakeLists.txt", ROOT / "cuda/CMakeLists.txt"]
+SHELL = [ROOT / "cuda/nvcc.sh"]
 
 # Raised only to be caught in the same file, and raised again with a message.
 CAUGHT = ("… is no such scalar",)
@@ -69,6 +71,7 @@ MESSAGES = {
     **{name: raised_messages(source, name, CONSTANTS) for name, source in _read(PYTHON).items()},
     **{name: native_messages(source, name) for name, source in _read(NATIVE).items()},
     **{name: cmake_messages(source, name) for name, source in _read(CMAKE).items()},
+    **{name: shell_messages(source, name) for name, source in _read(SHELL).items()},
 }
 RAISED = [message for messages in MESSAGES.values() for message in messages if message.error]
 TEXTS = [
@@ -146,6 +149,10 @@ class MessageCheckerTest(parameterized.TestCase):
     def test_invented_message_of_cmake_is_missed(self):
         (missed,) = unexplained(cmake_messages('message(FATAL_ERROR "an invented ${X} "\n  "message")', "f"), OURS)
         assert missed.text == "an invented … message"
+
+    def test_invented_message_of_a_script_is_missed(self):
+        (missed,) = unexplained(shell_messages('echo "an invented" \\\n  "message" >&2', "f"), OURS)
+        assert missed.text == "an invented message"
 
     @parameterized.parameters(
         "### `an invented heading`\n\n`ValueError`. Why.",

@@ -19,7 +19,7 @@ from test_differences import (
 )
 from test_forward import ArgumentFormTest, ForwardTest
 from test_properties import PropertyTest
-from test_tile_edges import TileEdgeTest
+from test_tile_edges import HopperTileEdgeTest, TileEdgeTest
 
 pytestmark = pytest.mark.gpu
 
@@ -30,6 +30,7 @@ __all__ = [
     "EmptyRowTest",
     "ForwardTest",
     "GradientFormTest",
+    "HopperTileEdgeTest",
     "HugeScoreTest",
     "LengthTest",
     "LogSumExpTest",

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import nvcc
 import pytest
 from absl.testing import parameterized
 
@@ -161,6 +162,11 @@ class NativeTest(parameterized.TestCase):
     def test_own_includes_exist(self, path):
         own = [name for _, name in _INCLUDE.findall(path.read_text()) if name.split("/")[0] in FLOORS]
         assert [name for name in own if not (CUDA / name).is_file()] == []
+
+    @parameterized.parameters(("launch.cu", False), ("launch_sm90.cu", True))
+    def test_what_only_compute_capability_9_0_has_is_in_its_own_unit(self, unit, is_its_own):
+        included = nvcc.included(CUDA / "launch" / unit, CUDA)
+        assert (CUDA / "device" / "ptx_sm90.cuh" in included) == is_its_own
 
     @parameterized.named_parameters(
         named_files([f for f in native_files() if native_room(f) in ("ffi", "host", "proof", "params.h")], CUDA)

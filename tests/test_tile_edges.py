@@ -1,7 +1,7 @@
 """Output and gradients at sizes around the tiles of the kernels, in every width of row that has a kernel of its own.
 
 CUDA kernels work on tiles of 16 to 128 rows by 16 to 64 keys, and on 64, 128 or 256 channels; score operands are a
-kernel of their own.
+kernel of their own. The forward kernel of compute capability 9.0 has larger tiles, whose edges are tested beside.
 """
 
 import itertools
@@ -22,6 +22,16 @@ _OPTIONS = {
     },
 }
 
+# Of the Hopper kernel, as test_emulated.py finds them in its source: channels, whether there is a band, query rows of a
+# block, key rows of a tile, tiles in the ring.
+HOPPER_TILES = (
+    *((64, 0, 256, 128, 4), (64, 1, 256, 128, 4)),
+    *((128, 0, 128, 176, 2), (128, 1, 192, 128, 2)),
+    *((256, 0, 128, 80, 2), (256, 1, 128, 80, 2)),
+)
+_GROUP_ROWS = 64  # of a block, that one warpgroup has
+_BANDS = {0: {"full": {}}, 1: {"causal": {"is_causal": True}, "window": {"window": (90, 20)}}}
+
 
 def _cases():
     """Every size with every sort of options; widths and dtypes take turns."""
@@ -41,14 +51,47 @@ def _cases():
             yield case, cases.DTYPES[(index + turn) % len(cases.DTYPES)]
 
 
+def _hopper_cases():
+    """Query rows around those of a warpgroup and a block; keys around those of one tile, two, and a ring."""
+    for channels, has_band, rows, keys, stages in HOPPER_TILES:
+        sizes = (
+            *((1, keys - 1), (_GROUP_ROWS - 1, keys), (_GROUP_ROWS, keys + 1), (_GROUP_ROWS + 1, 2 * keys - 1)),
+            *((rows - 1, 2 * keys), (rows, 2 * keys + 1), (rows + 1, stages * keys)),
+            *((2 * rows, stages * keys + 1), (rows + _GROUP_ROWS + 1, (stages + 1) * keys - 1)),
+        )
+        for (name, options), (index, size) in itertools.product(_BANDS[has_band].items(), enumerate(sizes)):
+            num_queries, num_keys = size
+            case = cases.Case(
+                f"{name}_{num_queries}_{num_keys}_{channels}",
+                B=1,
+                T=num_queries,
+                S=num_keys,
+                N=2,
+                K=1,
+                D=channels - 8 * (index % 2),
+                **options,
+            )
+            yield case, ("bfloat16", "float16")[index % 2]
+
+
+def _assert_forward_is_that_of_reference(case, dtype, inputs):
+    out, lse = cases.run_forward(dhp_jax.dot_product_attention, inputs, **case.options)
+    expected_out, expected_lse = reference.forward(reference.Problem(**inputs, **case.options))
+    cases.assert_close(out, expected_out, cases.tolerance("out", dtype))
+    cases.assert_close(lse, expected_lse, cases.tolerance("lse", dtype))
+
+
 class TileEdgeTest(parameterized.TestCase):
     @parameterized.named_parameters((f"{case.name}_{dtype}", case, dtype) for case, dtype in _cases())
     def test_results_are_those_of_reference(self, case, dtype):
         inputs, (d_out, _) = cases.make_inputs(case, dtype), cases.make_cotangents(case, dtype)
-        out, lse = cases.run_forward(dhp_jax.dot_product_attention, inputs, **case.options)
-        expected_out, expected_lse = reference.forward(reference.Problem(**inputs, **case.options))
-        cases.assert_close(out, expected_out, cases.tolerance("out", dtype))
-        cases.assert_close(lse, expected_lse, cases.tolerance("lse", dtype))
+        _assert_forward_is_that_of_reference(case, dtype, inputs)
         gradients = cases.run_backward(dhp_jax.dot_product_attention, inputs, d_out, **case.options)
         expected = cases.reference_backward(inputs, d_out, **case.options)
         cases.assert_gradients_close(gradients, expected, dtype)
+
+
+class HopperTileEdgeTest(parameterized.TestCase):
+    @parameterized.named_parameters((f"{case.name}_{dtype}", case, dtype) for case, dtype in _hopper_cases())
+    def test_results_are_those_of_reference(self, case, dtype):
+        _assert_forward_is_that_of_reference(case, dtype, cases.make_inputs(case, dtype))

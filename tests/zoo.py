@@ -27,13 +27,17 @@ from dhp_jax.verify.cache import Cache
 FOLDER = ROOT / "tests" / "leaky"
 ARCHITECTURES = ("sm_80", "sm_90a")
 HOPPER_ONLY = "_sm90"  # how the names of such files end
-BUILD_CONTROL = "spill.cu"  # compiled by CMakeLists.txt, no kernel of the zoo
+BUILD_CONTROLS = ("serialised.cu", "spill.cu")  # which the build must refuse, no kernels of the zoo
 
 VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept from run to run; `make verify` keeps none
 POLICY = ROOT / "dhp_jax" / "verify" / "policy.toml"  # for what ships
 _FLAGS = ("-cubin", "-lineinfo", "-O3", "-std=c++20")
 _CUDA = ROOT / "cuda"
-_LAUNCHERS = _CUDA / "launch" / "launch.cu"  # instantiates every kernel that ships
+_LAUNCHERS = {  # they instantiate every kernel that ships
+    "sm_80": ("launch.cu",),
+    "sm_90a": ("launch.cu", "launch_sm90.cu"),
+}
+_SHIPPED_FLAGS = (*_FLAGS, "-ftz=true", "-Werror=all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror")
 
 _NAME = re.compile(r"\b([LBXY]\d\d\w*)\(")
 _ITEM = re.compile(r"(?P<rule>CT\d\d)(?: on (?P<architecture>sm_\w+))?")
@@ -80,7 +84,7 @@ class Kernel:
 
 
 def files():
-    return sorted(path for path in FOLDER.glob("*.cu") if path.name != BUILD_CONTROL)
+    return sorted(path for path in FOLDER.glob("*.cu") if path.name not in BUILD_CONTROLS)
 
 
 @functools.cache
@@ -159,20 +163,30 @@ def cubin(file, architecture):
     return _compiled(file, sorted(file.parent.glob("*.cuh")), architecture, _FLAGS)
 
 
-def shipped_cubin(architecture):
-    """Path of the compiled kernels that ship."""
-    headers = sorted(path for path in _CUDA.rglob("*") if path.suffix in (".h", ".cuh"))
-    with nvcc.alone(f"launch.{architecture}"):
-        return _compiled(_LAUNCHERS, headers, architecture, (*_FLAGS, "-ftz=true", f"-I{_CUDA}"))
+@functools.cache
+def shipped_cubins(architecture):
+    """Paths of the compiled kernels that ship."""
+    return tuple(_shipped_cubin(_CUDA / "launch" / name, architecture) for name in _LAUNCHERS[architecture])
+
+
+def as_shipped(file, architecture, *flags):
+    """Path of a file compiled by the rules of what ships: a spill or a warning is a failure."""
+    return _compiled(file, [], architecture, (*_SHIPPED_FLAGS, *flags))
+
+
+def _shipped_cubin(file, architecture):
+    with nvcc.alone(f"{file.stem}.{architecture}"):
+        headers = nvcc.included(file, _CUDA)
+        return _compiled(file, headers, architecture, (*_SHIPPED_FLAGS, f"-I{_CUDA}"))
 
 
 @functools.cache
 def shipped_kernels(architecture):
-    """The kernels that ship, taken apart: 115,000 instructions an architecture."""
-    data = shipped_cubin(architecture).read_bytes()
+    """The kernels that ship, taken apart: 140,000 instructions an architecture."""
+    cubins = [path.read_bytes() for path in shipped_cubins(architecture)]
     gc.disable()  # all of it stays, and the collector would look at it again and again
     try:
-        return tuple(image.kernels(data))
+        return tuple(kernel for data in cubins for kernel in image.kernels(data))
     finally:
         gc.freeze()
         gc.enable()
@@ -181,9 +195,9 @@ def shipped_kernels(architecture):
 @functools.cache
 def shipped_reports(architecture):
     """What the verifier says of the kernels that ship, by the policy that ships."""
-    path = shipped_cubin(architecture)
+    paths = shipped_cubins(architecture)
     with nvcc.alone(f"verdicts.{architecture}"):
-        return tuple(verify_images([path], policy.read(POLICY), cache=Cache(VERDICTS)))
+        return tuple(verify_images(paths, policy.read(POLICY), cache=Cache(VERDICTS)))
 
 
 def _compiled(file, headers, architecture, flags):

@@ -42,8 +42,14 @@ constexpr int kBoxChannels = 64, kBoxRowBytes = 128;
 struct Box {
   uint32_t at_shared;
   const Map* map;
-  uint32_t barrier;
   std::array<int, 5> at;
+};
+
+// A box that is loaded. It stays in the list until somebody has waited for the phase that it is part of.
+struct Load {
+  Box box;
+  uint32_t barrier, parity;
+  bool has_come;
 };
 
 // As it stands in shared memory.
@@ -59,6 +65,18 @@ struct Warp {
   int64_t met = 0;
 };
 
+// Registers that products under way add to. They are full of NaN for as long.
+struct Accumulator {
+  float* registers;
+  std::vector<float> sums;
+  int under_way;
+};
+
+struct Started {
+  Product product;
+  std::array<uint32_t, 4> left;  // what the registers had
+};
+
 struct Thread {
   void* stack_pointer;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -66,14 +84,16 @@ struct Thread {
   bool ended = false;
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
-  std::vector<Product> open_products;
-  std::deque<std::vector<Product>> product_groups;
+  std::vector<Started> open_products;
+  std::deque<std::vector<Started>> product_groups;
+  std::vector<Accumulator> accumulators;
   std::vector<Box> stores;
   std::vector<int> unfenced;  // words of shared memory that this thread has stored to
+  std::vector<uint32_t> unfenced_barriers;
 };
 
 struct Meeting {
-  int arrived = 0;
+  int threads = 0, arrived = 0;
   int64_t met = 0;
 };
 
@@ -90,7 +110,7 @@ struct Block {
   Thread* running = nullptr;
   std::vector<int> copies_to;  // under way, by word of shared memory
   std::vector<int> unfenced;   // stores that the asynchronous units do not know of, by word
-  std::vector<Box> loads;      // under way
+  std::vector<Load> loads;
   Meeting numbered[16], groups[8];
   void* scheduler;  // its stack pointer
 };
@@ -187,21 +207,35 @@ void check_phase(Barrier& barrier) {
 }
 
 Barrier& barrier_at(uint32_t address) {
-  return *reinterpret_cast<Barrier*>(shared(address, sizeof(Barrier)));
+  Barrier& barrier = *reinterpret_cast<Barrier*>(shared(address, sizeof(Barrier)));
+  if (barrier.count <= 0) fail("a barrier that nobody has made");
+  return barrier;
 }
 
-void finish(const Box& box) {
+void finish(Load& load) {
   int bytes = 0;
-  for_each_chunk(box, [&](const unsigned char* global, uint32_t place) {
+  for_each_chunk(load.box, [&](const unsigned char* global, uint32_t place) {
     unsigned char* to = shared(place, 16);
     std::memset(to, 0, 16);
     if (global != nullptr) std::memcpy(to, global, 16);
     count_copy(place, 16, -1);
     bytes += 16;
   });
-  Barrier& barrier = barrier_at(box.barrier);
+  Barrier& barrier = barrier_at(load.barrier);
   barrier.bytes_and_phase -= 2 * bytes;
   check_phase(barrier);
+  load.has_come = true;
+}
+
+// One of the loads that are under way comes, or none yet.
+bool finish_some_load(std::mt19937& chance) {
+  std::vector<Load*> under_way;
+  for (Load& load : block->loads) {
+    if (!load.has_come) under_way.push_back(&load);
+  }
+  if (under_way.empty() || chance() % 2 != 0) return false;
+  finish(*under_way[chance() % under_way.size()]);
+  return true;
 }
 
 void run_block(const uint3& index) {
@@ -221,6 +255,7 @@ void run_block(const uint3& index) {
     thread.open_group.clear();
     thread.groups.clear();
     thread.unfenced.clear();
+    thread.unfenced_barriers.clear();
     thread.stack_pointer = fresh_stack(thread.stack.get());
   }
   std::mt19937 chance(index.x);
@@ -228,12 +263,7 @@ void run_block(const uint3& index) {
   int turns_in_vain = 0;
   while (!std::all_of(block->threads.begin(), block->threads.end(), has_ended)) {
     // A warp goes on for a while, as far ahead of the others as barriers let it.
-    if (!block->loads.empty() && chance() % 2 == 0) {
-      const size_t next = chance() % block->loads.size();
-      finish(block->loads[next]);
-      block->loads.erase(block->loads.begin() + next);
-      turns_in_vain = 0;
-    }
+    if (finish_some_load(chance)) turns_in_vain = 0;
     const size_t warp = chance() % block->warps.size();
     const unsigned steps = 1 + chance() % kMostSteps;
     bool went_on = false;
@@ -251,7 +281,7 @@ void run_block(const uint3& index) {
     turns_in_vain = went_on ? 0 : turns_in_vain + 1;
     if (turns_in_vain == kMostTurnsInVain) fail("no thread can go on: some wait for others that never come");
   }
-  if (!block->loads.empty()) fail("a block ends with copies under way");
+  if (!block->loads.empty()) fail("a block ends with copies that nobody has waited for");
 }
 
 }  // namespace
@@ -332,8 +362,12 @@ void wait_for_copies(int groups_under_way) {
 }
 
 void init_barrier(uint32_t barrier, int count) {
-  barrier_at(barrier) = {static_cast<int16_t>(count), static_cast<int16_t>(count), 0};
+  const Barrier made{static_cast<int16_t>(count), static_cast<int16_t>(count), 0};
+  std::memcpy(shared(barrier, sizeof made), &made, sizeof made);
+  block->running->unfenced_barriers.push_back(barrier);
 }
+
+void fence_barriers() { block->running->unfenced_barriers.clear(); }
 
 void arrive(uint32_t address, int bytes) {
   Barrier& barrier = barrier_at(address);
@@ -346,11 +380,20 @@ void arrive(uint32_t address, int bytes) {
 
 bool is_over(uint32_t address, uint32_t parity) {
   const bool over = static_cast<uint32_t>(barrier_at(address).bytes_and_phase & 1) != parity;
-  if (!over) yield();
-  return over;
+  if (!over) {
+    yield();
+    return false;
+  }
+  const auto is_part = [&](const Load& load) {
+    return load.has_come && load.barrier == address && load.parity == parity;
+  };
+  block->loads.erase(std::remove_if(block->loads.begin(), block->loads.end(), is_part), block->loads.end());
+  return true;
 }
 
 void meet_at(Meeting& meeting, int threads) {
+  if (meeting.arrived > 0 && meeting.threads != threads) fail("threads meet in different numbers");
+  meeting.threads = threads;
   const int64_t met = meeting.met;
   block->progress = true;
   if (++meeting.arrived == threads) {
@@ -361,16 +404,30 @@ void meet_at(Meeting& meeting, int threads) {
   block->progress = true;
 }
 
-void meet_threads(int number, int threads) { meet_at(block->numbered[number], threads); }
+void meet_threads(int number, int threads) {
+  if (number < 1 || number > 15) fail("a barrier whose number is not 1 to 15");
+  meet_at(block->numbered[number], threads);
+}
+
+Box checked_box(uint32_t at_shared, const void* map, const Coordinates& at) {
+  if (at_shared % 1024 != 0) fail("a box in shared memory that is not aligned to 1024 bytes");
+  if (reinterpret_cast<uintptr_t>(map) % 64 != 0) fail("a tensor map that is not aligned to 64 bytes");
+  return {at_shared, static_cast<const Map*>(map), {at[0], at[1], at[2], at[3], at[4]}};
+}
 
 void load_box(uint32_t to, const void* map, uint32_t barrier, const Coordinates& at) {
-  const Box box{to, static_cast<const Map*>(map), barrier, {at[0], at[1], at[2], at[3], at[4]}};
-  if (to % 1024 != 0) fail("a box in shared memory that is not aligned to 1024 bytes");
+  const Box box = checked_box(to, map, at);
+  for (const Thread& thread : block->threads) {
+    const auto& unfenced = thread.unfenced_barriers;
+    if (std::find(unfenced.begin(), unfenced.end(), barrier) != unfenced.end())
+      fail("a barrier that no fence has made known");
+  }
+  const uint32_t parity = barrier_at(barrier).bytes_and_phase & 1;
   for_each_chunk(box, [](const unsigned char*, uint32_t place) {
     std::memset(shared(place, 16), 0xff, 16);
     count_copy(place, 16, 1);
   });
-  block->loads.push_back(box);
+  block->loads.push_back({box, barrier, parity, false});
 }
 
 // What the asynchronous units may read: all copies have come, all stores are known to them.
@@ -382,8 +439,7 @@ const unsigned char* known(uint32_t place, int size) {
 }
 
 void store_box(uint32_t from, const void* map, const Coordinates& at) {
-  block->running->stores.push_back(
-      {from, static_cast<const Map*>(map), 0, {at[0], at[1], at[2], at[3], at[4]}});
+  block->running->stores.push_back(checked_box(from, map, at));
 }
 
 void wait_for_stores() {
@@ -401,13 +457,64 @@ void fence_stores() {
   self.unfenced.clear();
 }
 
-void start_product(const Product& product) { block->running->open_products.push_back(product); }
+void start_product(const Product& product) {
+  Thread& self = *block->running;
+  float* const registers = product.sums;
+  const int size = product.columns / 2;
+  const auto is_same = [&](const Accumulator& known) { return known.registers == registers; };
+  auto found = std::find_if(self.accumulators.begin(), self.accumulators.end(), is_same);
+  if (found == self.accumulators.end()) {
+    self.accumulators.push_back({registers, {registers, registers + size}, 0});
+    found = self.accumulators.end() - 1;
+    std::memset(registers, 0xff, size * sizeof(float));
+  }
+  ++found->under_way;
+  Started started{product, {}};
+  started.product.sums = found->sums.data();
+  if (product.left != nullptr) std::copy_n(product.left, 4, started.left.begin());
+  self.open_products.push_back(started);
+}
 
 void close_product_group() {
   Thread& self = *block->running;
   self.product_groups.push_back(std::move(self.open_products));
   self.open_products.clear();
 }
+
+namespace {
+
+// What a thread has of a product that is done: the sums are in its registers when nothing more adds to them.
+void finish(Thread& thread, const Started& started) {
+  if (started.product.left != nullptr &&
+      !std::equal(started.left.begin(), started.left.end(), started.product.left))
+    fail("an operand was changed under a product");
+  const auto is_its = [&](const Accumulator& known) { return known.sums.data() == started.product.sums; };
+  const auto found = std::find_if(thread.accumulators.begin(), thread.accumulators.end(), is_its);
+  if (--found->under_way > 0) return;
+  for (size_t i = 0; i < found->sums.size(); ++i) {
+    if (__float_as_uint(found->registers[i]) != ~0u) fail("sums were changed under a product");
+  }
+  std::copy(found->sums.begin(), found->sums.end(), found->registers);
+  thread.accumulators.erase(found);
+}
+
+// The i-th product of the oldest group, of all threads of a warpgroup.
+void multiply(Thread* threads, size_t i) {
+  const Product* of_threads[128];
+  for (int t = 0; t < 128; ++t) {
+    const auto& groups = threads[t].product_groups;
+    if (groups.empty() || groups.front().size() != threads[0].product_groups.front().size())
+      fail("threads of a warpgroup wait for different products");
+    of_threads[t] = &groups.front()[i].product;
+    if (of_threads[t]->left_descriptor != of_threads[0]->left_descriptor ||
+        of_threads[t]->right_descriptor != of_threads[0]->right_descriptor)
+      fail("threads of a warpgroup have different operands");
+  }
+  of_threads[0]->multiply(of_threads);
+  for (int t = 0; t < 128; ++t) finish(threads[t], threads[t].product_groups.front()[i]);
+}
+
+}  // namespace
 
 // The last thread of the warpgroup that comes does the products of all.
 void wait_for_products(int groups_under_way) {
@@ -416,18 +523,7 @@ void wait_for_products(int groups_under_way) {
   if (meeting.arrived == 127) {
     Thread* const threads = &block->threads[128 * group];
     while (static_cast<int>(threads[0].product_groups.size()) > groups_under_way) {
-      for (size_t i = 0; i < threads[0].product_groups.front().size(); ++i) {
-        const Product* of_threads[128];
-        for (int t = 0; t < 128; ++t) {
-          if (threads[t].product_groups.empty() || threads[t].product_groups.front().size() <= i)
-            fail("threads of a warpgroup wait for different products");
-          of_threads[t] = &threads[t].product_groups.front()[i];
-          if (of_threads[t]->left_descriptor != of_threads[0]->left_descriptor ||
-              of_threads[t]->right_descriptor != of_threads[0]->right_descriptor)
-            fail("threads of a warpgroup have different operands");
-        }
-        of_threads[0]->multiply(of_threads);
-      }
+      for (size_t i = 0; i < threads[0].product_groups.front().size(); ++i) multiply(threads, i);
       for (int t = 0; t < 128; ++t) threads[t].product_groups.pop_front();
     }
   }
@@ -483,9 +579,23 @@ int capability() {
   return asked == nullptr ? 9 : std::atoi(asked);
 }
 
-CUresult encode(CUtensorMap* to, CUtensorMapDataType, cuuint32_t, void* data, const cuuint64_t* sizes,
-                const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave,
-                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+// DHP_EMULATED_DRIVER is "old", "refusing" or not set.
+bool driver_is(const std::string& sort) {
+  const char* const asked = std::getenv("DHP_EMULATED_DRIVER");
+  return asked != nullptr && asked == sort;
+}
+
+CUresult encode(CUtensorMap* to, CUtensorMapDataType type, cuuint32_t axes, void* data,
+                const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*,
+                CUtensorMapInterleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
+                CUtensorMapFloatOOBfill fill) {
+  if (driver_is("refusing")) return CUDA_ERROR_INVALID_VALUE;
+  const bool is_known =
+      (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) && axes == 5 &&
+      box[0] == emulator::kBoxChannels && box[2] * box[3] * box[4] == 1 &&
+      swizzle == CU_TENSOR_MAP_SWIZZLE_128B && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  if (!is_known || box[1] < 1 || box[1] > 256 || reinterpret_cast<uintptr_t>(data) % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   emulator::Map map{static_cast<unsigned char*>(data), {}, {}, static_cast<int>(box[1])};
   static_assert(sizeof map <= sizeof *to);
   std::copy_n(sizes, 5, map.sizes);
@@ -507,7 +617,7 @@ extern "C" {
 cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
   *function = reinterpret_cast<void*>(+encode);
-  *result = cudaDriverEntryPointSuccess;
+  *result = driver_is("old") ? cudaDriverEntryPointSymbolNotFound : cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {

@@ -47,6 +47,7 @@ void wait_for_copies(int groups_under_way);
 
 // Compute capability 9.0. A barrier in shared memory of eight bytes, and the barriers with a number.
 void init_barrier(uint32_t barrier, int count);
+void fence_barriers();
 void arrive(uint32_t barrier, int bytes);
 bool is_over(uint32_t barrier, uint32_t parity);
 void meet_threads(int number, int threads);
@@ -59,7 +60,8 @@ void store_box(uint32_t from, const void* map, const Coordinates& at);
 void wait_for_stores();
 void fence_stores();
 
-// Products of a warpgroup: done, one after the other, when they are waited for.
+// Products of a warpgroup: done, one after the other, when they are waited for. Until then the sums are full
+// of NaN, and neither they nor what is in registers of the operands may change.
 struct Product {
   void (*multiply)(const Product* const (&of_threads)[128]);
   float* sums;           // [columns / 8][4]

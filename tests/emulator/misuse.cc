@@ -1,8 +1,6 @@
-// Kernels that do what a GPU punishes, some of them only now and then: the emulator must, always. Runs the
-// one that the first argument names.
+// Kernels that do what a GPU punishes, some of them only now and then: the emulator must, always.
 
-#include <cstdio>
-#include <string>
+#include "misuse.h"
 
 #include "device/ptx.cuh"
 #include "device/warp.cuh"
@@ -11,10 +9,9 @@ namespace dhp {
 extern unsigned char sMemory[];
 namespace {
 
-using Check = void (*)(int thread);
 constexpr int kThreads = 64;
 alignas(16) float ones[kThreads * 4];
-float results[kThreads];
+float (&results)[128] = misuse::results;
 
 float shared_float(uint32_t at) { return ptx::load_shared_2(at & ~7u).x; }
 
@@ -71,11 +68,7 @@ void outside_of_shared_memory(int thread) {
 void shared_address_not_aligned(int) { ptx::load_shared_4(ptx::shared_address(sMemory) + 8); }
 void global_address_not_aligned(int) { ptx::copy_16_async(ptx::shared_address(sMemory), ones + 1, 16); }
 
-struct Named {
-  const char* name;
-  Check check;
-};
-constexpr Named kChecks[] = {
+constexpr misuse::Named kChecks[] = {
     {"proper", proper},
     {"copy_that_nobody_waits_for", copy_that_nobody_waits_for},
     {"missing_barrier", missing_barrier},
@@ -89,27 +82,10 @@ constexpr Named kChecks[] = {
     {"global_address_not_aligned", global_address_not_aligned},
 };
 
-int run(const char* name) {
-  std::fill(std::begin(ones), std::end(ones), 1.0f);
-  for (const Named& named : kChecks) {
-    if (std::string(named.name) != name) continue;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(3);
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = 16 * kThreads;
-    emulator::run(config, [&] { named.check(static_cast<int>(threadIdx.x)); });
-    for (const float result : results) {
-      if (!(result <= 2)) {
-        std::fprintf(stderr, "a result is not a number\n");
-        return 1;
-      }
-    }
-    return 0;
-  }
-  return 2;
-}
-
 }  // namespace
 }  // namespace dhp
 
-int main(int, char** arguments) { return dhp::run(arguments[1]); }
+int main(int, char** arguments) {
+  std::fill(std::begin(dhp::ones), std::end(dhp::ones), 1.0f);
+  return misuse::run(dhp::kChecks, arguments[1], dhp::kThreads, 16 * dhp::kThreads);
+}

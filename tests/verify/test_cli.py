@@ -15,7 +15,7 @@ import pytest
 import zoo
 from absl.testing import parameterized
 
-from dhp_jax.verify import Policies, Verdict, __main__, cache, text, verify_images
+from dhp_jax.verify import Policies, Verdict, __main__, cache, policy, text, verify_images
 from dhp_jax.verify.cache import Cache
 
 _PROBES = zoo.ROOT / "tests" / "verify" / "probes"
@@ -149,14 +149,18 @@ class InstalledTest(parameterized.TestCase):
     """Without a file the kernels of the installed package are judged, by the strict policy."""
 
     def test_library_is_judged(self):
-        reports = list(zoo.shipped_reports("sm_90a"))
-        with (
-            mock.patch.object(__main__, "installed_library", return_value=zoo.shipped_cubin("sm_90a")),
-            mock.patch.object(__main__.Cache, "of_user", return_value=Cache(zoo.VERDICTS)),
-            contextlib.redirect_stdout(io.StringIO()) as said,
-        ):
-            assert __main__.main(["--jobs", "1"]) == 0
-        assert said.getvalue() == text.render(reports)
+        kept = Cache(zoo.VERDICTS)
+        reports = zoo.shipped_reports("sm_90a")
+        for library in zoo.shipped_cubins("sm_90a"):
+            with (
+                mock.patch.object(__main__, "installed_library", return_value=library),
+                mock.patch.object(__main__.Cache, "of_user", return_value=kept),
+                contextlib.redirect_stdout(io.StringIO()) as said,
+            ):
+                assert __main__.main(["--jobs", "1"]) == 0
+            ours = verify_images([library], policy.read(zoo.POLICY), cache=kept)
+            assert all(report in reports for report in ours)
+            assert said.getvalue() == text.render(ours)
 
     def test_unknown_kernel_in_it_does_not_pass(self):
         with mock.patch.object(__main__, "installed_library", return_value=_safe()):

@@ -1,9 +1,10 @@
 """What the kernels that ship are made of: no spill, no call, no jump table, no slow path of a division or a root."""
 
+import pytest
 import zoo
 from absl.testing import parameterized
 
-from dhp_jax.verify import cubin
+from dhp_jax.verify import cubin, policy
 
 # And why: local memory shows that registers were spilled; the others begin a way that only some operands take, or one
 # that the proof follows at a cost.
@@ -13,6 +14,13 @@ _MOST_REGISTERS = 255
 
 def _opcodes(kernel):
     return {listed.instruction.opcode for listed in kernel.listing.code if listed.life is not None}
+
+
+def _products(name):
+    """The instructions by which a kernel multiplies matrices: those of a warp or, on Hopper, of a warpgroup."""
+    if name == "attention_bwd_delta":
+        return set()
+    return {"HGMMA"} if name.endswith("_sm90") else {"HMMA"}
 
 
 class ShippedCodeTest(parameterized.TestCase):
@@ -30,7 +38,18 @@ class ShippedCodeTest(parameterized.TestCase):
     @parameterized.parameters(*zoo.ARCHITECTURES)
     def test_products_run_on_tensor_cores(self, architecture):
         for kernel in zoo.shipped_kernels(architecture):
-            assert ("HMMA" in _opcodes(kernel)) != ("attention_bwd_delta" in kernel.name), kernel.name
+            assert _opcodes(kernel) & {"HMMA", "HGMMA"} == _products(policy.function_name(kernel.name)), kernel.name
+
+    @parameterized.parameters(
+        ("spill.cu", "sm_80", r"spill"),
+        ("serialised.cu", "sm_90a", r"C7511.*ptxas runs products of a warpgroup one after the other"),
+    )
+    def test_control_the_build_refuses(self, name, architecture, reason):
+        with pytest.raises(pytest.fail.Exception, match=f"(?s)does not compile.*{reason}"):
+            zoo.as_shipped(zoo.FOLDER / name, architecture)
+
+    def test_control_proper_products_are_not_refused(self):
+        assert zoo.as_shipped(zoo.FOLDER / "serialised.cu", "sm_90a", "-DPROPER").exists()
 
     def test_control_forbidden_opcodes_are_seen(self):
         seen = set()

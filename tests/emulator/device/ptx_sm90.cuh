@@ -10,7 +10,7 @@
 namespace dhp::ptx {
 
 inline void init_barrier(uint32_t barrier, int count) { emulator::init_barrier(barrier, count); }
-inline void fence_barrier_init() {}
+inline void fence_barrier_init() { emulator::fence_barriers(); }
 inline void arrive(uint32_t barrier) { emulator::arrive(barrier, 0); }
 inline void arrive_expecting(uint32_t barrier, int bytes) { emulator::arrive(barrier, bytes); }
 inline bool is_over(uint32_t barrier, uint32_t parity) { return emulator::is_over(barrier, parity); }

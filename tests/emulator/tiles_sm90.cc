@@ -1,0 +1,19 @@
+// Prints the tiles of the Hopper kernel, one instance a line: channels, whether there is a band, query rows
+// of a block, key rows of a tile, tiles in the ring.
+
+#include <cstdio>
+
+#include "kernels/attention_fwd_sm90.cuh"
+#include "launch/config.h"
+
+template <int channels, bool has_band>
+void print() {
+  using Tiles = dhp::HopperForwardTiles<dhp::HopperConfig<dhp::DType::kBFloat16, channels, false, has_band>>;
+  std::printf("%d %d %d %d %d\n", channels, has_band, Tiles::kQueryRows, Tiles::kKeyRows, Tiles::kStages);
+}
+
+int main() {
+  print<64, false>(), print<64, true>();
+  print<128, false>(), print<128, true>();
+  print<256, false>(), print<256, true>();
+}
