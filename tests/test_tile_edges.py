@@ -22,13 +22,14 @@ _OPTIONS = {
     },
 }
 
-# Of the Hopper kernel, as test_emulated.py finds them in its source: channels, whether there is a band, query rows of a
-# block, key rows of a tile, tiles in the ring.
+# Of the Hopper kernel, as test_emulated.py finds them in its source: channels, whether there is a band, whether there
+# are few keys, query rows of a block, key rows of a tile, tiles in the ring.
 HOPPER_TILES = (
-    *((64, 0, 256, 128, 4), (64, 1, 256, 128, 4)),
-    *((128, 0, 128, 176, 2), (128, 1, 192, 128, 2)),
-    *((256, 0, 128, 80, 2), (256, 1, 128, 80, 2)),
+    *((64, 0, 0, 256, 128, 4), (64, 1, 0, 256, 128, 4)),
+    *((128, 0, 0, 128, 176, 2), (128, 0, 1, 128, 128, 3), (128, 1, 0, 192, 128, 2)),
+    *((256, 0, 0, 128, 80, 2), (256, 1, 0, 128, 80, 2)),
 )
+_FEW_KEYS = 2048  # at most; above, with 128 channels and no band, tiles are larger
 _GROUP_ROWS = 64  # of a block, that one warpgroup has
 _BANDS = {0: {"full": {}}, 1: {"causal": {"is_causal": True}, "window": {"window": (90, 20)}}}
 
@@ -52,15 +53,18 @@ def _cases():
 
 
 def _hopper_cases():
-    """Query rows around those of a warpgroup and a block; keys around those of one tile, two, and a ring."""
-    for channels, has_band, rows, keys, stages in HOPPER_TILES:
+    """Query rows around those of a warpgroup and a block; keys around those of one tile, two, and a ring, or so many
+    more, all at once, that the larger tiles are taken.
+    """
+    for channels, has_band, has_few_keys, rows, keys, stages in HOPPER_TILES:
+        more = 0 if has_few_keys or channels != 128 or has_band else _FEW_KEYS // keys * keys
         sizes = (
             *((1, keys - 1), (_GROUP_ROWS - 1, keys), (_GROUP_ROWS, keys + 1), (_GROUP_ROWS + 1, 2 * keys - 1)),
             *((rows - 1, 2 * keys), (rows, 2 * keys + 1), (rows + 1, stages * keys)),
             *((2 * rows, stages * keys + 1), (rows + _GROUP_ROWS + 1, (stages + 1) * keys - 1)),
         )
         for (name, options), (index, size) in itertools.product(_BANDS[has_band].items(), enumerate(sizes)):
-            num_queries, num_keys = size
+            num_queries, num_keys = size[0], size[1] + more
             case = cases.Case(
                 f"{name}_{num_queries}_{num_keys}_{channels}",
                 B=1,

@@ -64,8 +64,10 @@ class TileRing {
   // Waits for tile i; its address.
   __device__ uint32_t take(int i) const {
     wait_for_phase(full(place_of(i)), phase_of(i));
-    return tiles_ + place_of(i) * Tiles::kTileBytes;
+    return place(i);
   }
+  // Its address.
+  __device__ uint32_t place(int i) const { return tiles_ + place_of(i) * Tiles::kTileBytes; }
   // Tile i has been read. One thread of each warpgroup.
   __device__ void release(int i) const { ptx::arrive(full(place_of(i)) + kToEmpty); }
 

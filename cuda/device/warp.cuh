@@ -27,19 +27,20 @@ __device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 
 // Which warp of the block this is.
 __device__ inline int warp_of_block() { return uniform(static_cast<int>(threadIdx.x) / kWarpLanes); }
 
-// Word i of lane l goes to word l of lane i, in each four lanes.
+// Word i of lane l goes to word l of lane i, in each four lanes. By masks: as many predicates as selections by
+// lane would take push others out of their registers, into the bits of a word.
 __device__ inline void transpose_in_quad(uint32_t (&words)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
   for (int distance = 1; distance < 4; distance *= 2) {
-    const bool upper = (lane & distance) != 0;
+    const uint32_t upper = (lane & distance) != 0 ? ~0u : 0u;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if ((i & distance) != 0) continue;
       uint32_t &low = words[i], &high = words[i + distance];
-      const uint32_t other = __shfl_xor_sync(kAllLanes, upper ? low : high, distance);
-      low = upper ? other : low;
-      high = upper ? high : other;
+      const uint32_t other = __shfl_xor_sync(kAllLanes, (low & upper) | (high & ~upper), distance);
+      low = (other & upper) | (low & ~upper);
+      high = (high & upper) | (other & ~upper);
     }
   }
 }

@@ -78,15 +78,21 @@ __device__ void start_weighted_rows(Sums (&sums)[kTiles], const Fragment (&left)
   ptx::close_product_group();
 }
 
-// Waits until at most kUnderWay groups of products are under way. What of them is in `sums` can be used then.
-template <int kUnderWay, int kTiles>
-__device__ void finish_products(Sums (&sums)[kTiles]) {
-  ptx::wait_for_products<kUnderWay>();
+// What is computed of these before is not moved behind what follows, and the other way round.
+template <int kTiles>
+__device__ void pin(Sums (&sums)[kTiles]) {
 #pragma unroll
   for (Sums& tile : sums) {
 #pragma unroll
     for (float& sum : tile) ptx::pin(sum);
   }
+}
+
+// Waits until at most kUnderWay groups of products are under way. What of them is in `sums` can be used then.
+template <int kUnderWay, int kTiles>
+__device__ void finish_products(Sums (&sums)[kTiles]) {
+  ptx::wait_for_products<kUnderWay>();
+  pin(sums);
 }
 
 }  // namespace dhp

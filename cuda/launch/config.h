@@ -24,9 +24,10 @@ struct Config {
 };
 
 // For the kernels of compute capability 9.0. Without a band every row sees every key.
-template <DType dtype, int channels, bool has_score_operands, bool has_band>
+template <DType dtype, int channels, bool has_score_operands, bool has_band, bool has_few_keys = false>
 struct HopperConfig : Config<dtype, channels, has_score_operands> {
   static constexpr bool kHasBand = has_band;
+  static constexpr bool kHasFewKeys = has_few_keys;  // its tiles are smaller; told apart where it pays
 };
 
 // Whether a score is more than a positive multiple of the dot product.

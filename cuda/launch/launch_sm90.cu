@@ -8,14 +8,6 @@
 #include "launch/grid.h"
 #include "launch/tensor_map.h"
 
-#ifdef DHP_KNOBS
-extern "C" {
-int knob_persist = 1, knob_section = 0;
-}
-#else
-constexpr int knob_persist = 1, knob_section = 0;
-#endif
-
 namespace dhp {
 namespace {
 
@@ -48,17 +40,19 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   describe_rows(all.value, problem.value, shape.S, shape.K, Tiles::kKeyRows);
   if (!broken.empty()) return failure(stem, problem, broken);
   Grid grid = query_grid<Tiles>(shape);
-  all.items = static_cast<uint32_t>(grid.blocks);
-  if (knob_persist) grid.blocks = std::min<int64_t>(grid.blocks, num_multiprocessors());
+  all.items = static_cast<uint32_t>(std::max<int64_t>(grid.blocks, 0));
+  grid.blocks = std::min<int64_t>(grid.blocks, num_multiprocessors());
+  // A quarter as many heads as blocks: where the tiles are a multiple of 8, a section then fills an even
+  // number of rounds, in which all blocks have the same to do.
   const int64_t tiles = divide_up(shape.T, Tiles::kQueryRows), heads = shape.V * shape.B * shape.N;
-  const int64_t section = std::min<int64_t>(knob_section > 0 ? knob_section : knob_persist ? 33 : 16, heads);
+  const int64_t section = std::clamp<int64_t>(grid.blocks / 4, 1, heads);
   all.tiles = Divisor::of(tiles);
   all.heads = Divisor::of(shape.N);
   all.batch = Divisor::of(shape.B);
   all.heads_of_keys_group = Divisor::of(shape.N / shape.K);
   all.section_items = Divisor::of(section * tiles);
   all.section = Divisor::of(section);
-  all.last_section = Divisor::of(heads % section == 0 ? section : heads % section);
+  all.last_section = Divisor::of((heads - 1) % section + 1);
   return launch(stem, problem, attention_fwd_sm90<Config>, all, grid, stream);
 }
 
@@ -66,11 +60,19 @@ bool has_band(const Problem& problem) {
   return problem.band.left < problem.shape.T - 1 || problem.band.right < problem.shape.S - 1;
 }
 
+constexpr int kFewKeys = 2048;  // at most: the smaller tiles are faster, DECISIONS 20
+
 template <DType dtype, int channels>
 LaunchStatus launch_band(const char* stem, const ForwardParams& params, void* stream) {
-  return has_band(params.problem)
-             ? launch_fwd<HopperConfig<dtype, channels, false, true>>(stem, params, stream)
-             : launch_fwd<HopperConfig<dtype, channels, false, false>>(stem, params, stream);
+  if (has_band(params.problem)) {
+    return launch_fwd<HopperConfig<dtype, channels, false, true>>(stem, params, stream);
+  }
+  if constexpr (channels == 128) {
+    if (params.problem.shape.S <= kFewKeys) {
+      return launch_fwd<HopperConfig<dtype, channels, false, false, true>>(stem, params, stream);
+    }
+  }
+  return launch_fwd<HopperConfig<dtype, channels, false, false>>(stem, params, stream);
 }
 
 template <DType dtype>
