@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 _STEADY = {
     *("add", "subtract", "multiply", "negate", "maximum", "minimum", "clamp", "compare", "and", "or", "xor", "not"),
     *("select", "convert", "bitcast", "bitcast-convert", "broadcast", "reshape", "transpose", "copy", "slice"),
-    *("concatenate", "pad", "reverse", "reduce", "opt-barrier"),
+    *("concatenate", "pad", "reverse", "reduce", "reduce-window", "opt-barrier"),
 }
 _WITHOUT_OPERANDS = {"constant", "iota", "partition-id", "replica-id"}
 # Operation -> the operands that are indices.
