@@ -130,10 +130,9 @@ class KVCache:
           TypeError: a dtype is not that of the cache.
         """
         key, value = self._new_rows(key, value)
-        end = _end(self.length, key.shape[1], self.key.shape[1])
-        key, value = (
-            _write_oblivious(cache, rows, self.length) for cache, rows in ((self.key, key), (self.value, value))
-        )
+        position = jnp.maximum(self.length, 0)
+        end = _end(position, key.shape[1], self.key.shape[1])
+        key, value = (_write_oblivious(cache, rows, position) for cache, rows in ((self.key, key), (self.value, value)))
         return _written_once(KVCache(key, value, end))
 
     def truncate(self, length: jax.typing.ArrayLike) -> KVCache:
@@ -254,7 +253,7 @@ def _written_once(cache: KVCache) -> KVCache:
 
     Seen on the CPU with jax 0.12, for T = 1: attention takes its operands with one more axis, in a fusion of their own.
     """
-    return lax.optimization_barrier(cache)
+    return jax.tree.map(lax.optimization_barrier, cache)  # one each: several vary along the same axes of a shard_map
 
 
 def _write(cache: jax.Array, rows: jax.Array, position: int | jax.Array) -> jax.Array:
@@ -277,11 +276,9 @@ def _write_oblivious(cache: jax.Array, rows: jax.Array, position: jax.Array) -> 
     """`cache` [B, S, K, D] with `rows` [B, T, K, D] from `position` [B] on.
 
     Of ``jnp.where`` on a donated cache, XLA makes on the CPU a branch on each row, and a store to the secret one alone.
-    So masks of whole words choose between the bits. The barrier makes arrays in memory of them, so that XLA does not
-    see that they come from a comparison, and of the rows, so that nothing else gets into this loop.
+    So masks of whole words choose between the bits. The barrier keeps other computations out of this loop.
     """
-    masks = _row_masks(cache, rows, position)
-    cache, rows, masks = lax.optimization_barrier((cache, rows, masks))
+    rows, masks = lax.optimization_barrier((rows, _row_masks(cache, rows, position)))
     words = masks[0].dtype
     result = lax.bitcast_convert_type(cache, words)
     for token, is_here in enumerate(masks):
@@ -291,10 +288,15 @@ def _write_oblivious(cache: jax.Array, rows: jax.Array, position: jax.Array) -> 
 
 
 def _row_masks(cache: jax.Array, rows: jax.Array, position: jax.Array) -> list[jax.Array]:
-    """For each of the T rows, where in the cache it goes: words [B, S] of the size of an element, all ones or 0."""
-    words = jnp.dtype(f"uint{8 * cache.dtype.itemsize}")
-    distance = jnp.arange(cache.shape[1], dtype=jnp.int32) - position[:, None]
-    return [jnp.zeros((), words) - (distance == token).astype(words) for token in range(rows.shape[1])]
+    """For each of the T rows, where in the cache it goes: words [B, S] of the size of an element, all ones or 0.
+
+    Whoever compiles a loop that selects by a comparison may make a branch of it, in whatever form the comparison comes.
+    A sum over positions is a loop of its own, and of its results the next one does not know that they are ones or 0.
+    """
+    words, length = jnp.dtype(f"uint{8 * cache.dtype.itemsize}"), cache.shape[1]
+    distance = jnp.arange(length, dtype=jnp.int32) - position[:, None]
+    first = lax.cumsum((distance == 1).astype(words) - (distance == 0).astype(words), axis=1)
+    return [jnp.pad(first, ((0, 0), (token, 0)))[:, :length] for token in range(rows.shape[1])]
 
 
 def _write_oblivious_fwd(cache: jax.Array, rows: jax.Array, position: jax.Array) -> tuple[jax.Array, Any]:

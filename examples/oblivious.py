@@ -20,10 +20,10 @@ def read_row(rows: Array, position: Array) -> Array:
         `rows[b, position[b]]`, [B, ...].
     """
     # A sum over `jnp.where` would not do: on the CPU, XLA makes of it a branch that skips the rows that are not
-    # selected. Words of ones or zeros keep the bits of one row; behind the barrier XLA does not see that there are
-    # only these two.
-    is_selected = jnp.arange(rows.shape[1]) == position[:, None]
-    mask = lax.optimization_barrier(jnp.uint32(0) - is_selected.astype(jnp.uint32))
+    # selected. Words of ones or zeros keep the bits of one row. The cumulative sum is a loop of its own, and of its
+    # results the next loop does not know that there are only these two.
+    distance = jnp.arange(rows.shape[1]) - position[:, None]
+    mask = lax.cumsum((distance == 1).astype(jnp.uint32) - (distance == 0).astype(jnp.uint32), axis=1)
     mask = mask.reshape(mask.shape + (1,) * (rows.ndim - 2))
     bits = lax.bitcast_convert_type(rows, jnp.uint32) & mask
     return lax.bitcast_convert_type(lax.reduce(bits, jnp.uint32(0), lax.bitwise_or, (1,)), rows.dtype)

@@ -8,8 +8,8 @@ from jax import lax
 
 from dhp_jax import KVCache
 
-# With two key/value heads the loop over them keeps its flag in a piece of a register whose rest held a secret. There the
-# check of machine code, which does not tell pieces apart, reports a branch that is none.
+# With two key/value heads the loop over them keeps its flag in a piece of a register whose rest held a secret. There
+# the check of machine code, which does not tell pieces apart, reports a branch that is none.
 B, S, N, K, D = 3, 40, 8, 4, 64
 
 

@@ -166,9 +166,10 @@ class AppendTest(parameterized.TestCase):
         cache = filled([S] * len(lengths), dtype=dtype)
         cache = dataclasses.replace(cache, length=jnp.asarray(lengths, jnp.int32))
         appended = _append_secret(cache, key, -key)
-        expected, ends = append_in_numpy(cache.key, np.asarray(key), lengths)
+        positions = np.maximum(lengths, 0)
+        expected, ends = append_in_numpy(cache.key, np.asarray(key), positions)
         np.testing.assert_array_equal(appended.key, expected)
-        np.testing.assert_array_equal(appended.value, append_in_numpy(cache.value, np.asarray(-key), lengths)[0])
+        np.testing.assert_array_equal(appended.value, append_in_numpy(cache.value, np.asarray(-key), positions)[0])
         np.testing.assert_array_equal(appended.length, ends)
 
     @parameterized.parameters(1, 4)
