@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dhp_jax import flax as flax
     from dhp_jax.attention import dot_product_attention as dot_product_attention
+    from dhp_jax.cache import KVCache as KVCache
     from dhp_jax.ffi import DISABLE_EXPORT_CHECKS as DISABLE_EXPORT_CHECKS
     from dhp_jax.ffi import build_info as build_info
     from dhp_jax.primitive import CHECKPOINT_NAMES as CHECKPOINT_NAMES
@@ -25,12 +26,20 @@ __version__ = "0.1.0"
 _HOME = {
     "dot_product_attention": "dhp_jax.attention",
     "AttentionSpec": "dhp_jax.spec",
+    "KVCache": "dhp_jax.cache",
     "CHECKPOINT_NAMES": "dhp_jax.primitive",
     "DISABLE_EXPORT_CHECKS": "dhp_jax.ffi",
     "build_info": "dhp_jax.ffi",
 }
 
-__all__ = ["CHECKPOINT_NAMES", "DISABLE_EXPORT_CHECKS", "AttentionSpec", "build_info", "dot_product_attention"]
+__all__ = [
+    "CHECKPOINT_NAMES",
+    "DISABLE_EXPORT_CHECKS",
+    "AttentionSpec",
+    "KVCache",
+    "build_info",
+    "dot_product_attention",
+]
 
 
 def __getattr__(name: str) -> Any:

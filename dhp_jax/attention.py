@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from dhp_jax import partition
 from dhp_jax.primitive import CHECKPOINT_NAMES, NO_DERIVATIVE, call_native
-from dhp_jax.spec import Arguments, AttentionSpec, Options, as_array, shown, static_bool
+from dhp_jax.spec import Arguments, AttentionSpec, Options, as_array, native_lengths, shown, static_bool
 
 _CHANNEL_MULTIPLE = 8  # the native code takes channels in multiples of this
 
@@ -165,21 +164,7 @@ def _native_bias(bias: jax.Array) -> jax.Array:
 
 
 def _lengths(name: str, lengths: Any) -> jax.Array | None:
-    return None if lengths is None else as_array(name, lengths, _native_lengths)
-
-
-def _native_lengths(lengths: Any) -> jax.Array:
-    """int32; an integer that does not fit becomes the nearest that does, so it compares as it did."""
-    is_of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(lengths))
-    # Without jax_enable_x64, jnp.asarray lets 64-bit integers of NumPy and Python wrap around: clip them before.
-    array = jnp.asarray(lengths) if is_of_jax else np.asarray(lengths)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        return jnp.asarray(lengths)
-    own, narrow = jnp.iinfo(array.dtype), jnp.iinfo(jnp.int32)
-    if own.min < narrow.min or own.max > narrow.max:
-        clip = jnp.clip if is_of_jax else np.clip
-        array = clip(array, max(own.min, narrow.min), min(own.max, narrow.max))
-    return jnp.asarray(array.astype(jnp.int32))
+    return None if lengths is None else as_array(name, lengths, native_lengths)
 
 
 def _pad_channels(arguments: Arguments) -> Arguments:

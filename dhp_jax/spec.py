@@ -252,16 +252,32 @@ def _check_lengths(name: str, lengths: Any, batch: int) -> None:
         )
 
 
-def as_array(name: str, value: Any, convert: Callable[[Any], jax.Array] = jnp.asarray) -> jax.Array:
-    """An argument as an array; raises TypeError where `convert` makes none of it."""
+def as_array(
+    name: str, value: Any, convert: Callable[[Any], jax.Array] = jnp.asarray, caller: str = "dot_product_attention"
+) -> jax.Array:
+    """An argument of `caller` as an array; raises TypeError where `convert` makes none of it."""
     try:
         return convert(value)
     except (TypeError, ValueError, OverflowError) as error:
         dtype = f" and dtype {value.dtype}" if isinstance(value, np.ndarray) else ""
         raise TypeError(
-            f"dot_product_attention: {name} has type {type(value).__name__}{dtype}, of which JAX makes no array; it "
+            f"{caller}: {name} has type {type(value).__name__}{dtype}, of which JAX makes no array; it "
             "must be an array of a dtype that JAX knows, or nested lists of numbers. Convert it with jax.numpy.asarray."
         ) from error
+
+
+def native_lengths(lengths: Any) -> jax.Array:
+    """int32; an integer that does not fit becomes the nearest that does, so it compares as it did."""
+    is_of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(lengths))
+    # Without jax_enable_x64, jnp.asarray lets 64-bit integers of NumPy and Python wrap around: clip them before.
+    array = jnp.asarray(lengths) if is_of_jax else np.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        return jnp.asarray(lengths)
+    own, narrow = jnp.iinfo(array.dtype), jnp.iinfo(jnp.int32)
+    if own.min < narrow.min or own.max > narrow.max:
+        clip = jnp.clip if is_of_jax else np.clip
+        array = clip(array, max(own.min, narrow.min), min(own.max, narrow.max))
+    return jnp.asarray(array.astype(jnp.int32))
 
 
 def _static_scale(scale: Any, channels: int) -> float:

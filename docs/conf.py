@@ -39,6 +39,7 @@ nitpicky = True
 nitpick_ignore = [
     # A link to JAX's pages would take an inventory from the network.
     ("py:func", "jax.nn.dot_product_attention"),
+    ("py:class", "jax.Array"),
 ]
 
 

@@ -3,13 +3,17 @@
 Every prompt is padded to one public length and every cache has one public number of rows, so neither the
 shapes nor the number of steps nor the addresses say how long a text really is. Attention must be told, so as
 to leave out the rows that are not in use; with `dhp_jax`, its execution does not depend on what it was told.
+
+A step takes the memory of the caches that it was given for those that it returns (`donate_argnames`).
 """
 
 import functools
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oblivious
 from flax import nnx
@@ -52,29 +56,46 @@ def pad_prompts(texts: Sequence[bytes], num_rows: int) -> Prompts:
     return Prompts(tokens.astype(np.int32), np.array([len(text) for text in texts], np.int32))
 
 
-@functools.partial(nnx.jit, static_argnames="num_tokens")
-def generate(
-    model: Transformer,
-    prompts: Prompts,
-    key: Array,
-    temperature: float,
-    num_tokens: int,
-) -> Continuation:
-    """Samples `num_tokens` tokens after each of `prompts`, whose padding must have room for them."""
-    logits, caches = model(prompts.tokens)
+@functools.partial(nnx.jit, static_argnames="num_rows")
+def read_prompts(model: Transformer, prompts: Prompts, num_rows: int) -> State:
+    """Returns what comes after `prompts`, in caches that have room for `num_rows` tokens."""
+    logits, caches = model(prompts.tokens, model.create_caches(len(prompts.length), num_rows))
     # No row of the prompt looked at the padding, which comes after it; the rows of the padding are now free.
     caches = [cache.truncate(prompts.length) for cache in caches]
-    logits = oblivious.read_row(logits, prompts.length - 1)
+    return oblivious.read_row(logits, prompts.length - 1), caches
 
-    def step(state: State, step_key: Array) -> tuple[State, Continuation]:
-        logits, caches = state
-        # Draws by adding noise and taking the maximum over all V logits: no index into a cumulative sum.
-        token = jax.random.categorical(step_key, logits / temperature)
-        next_logits, caches = model(token[:, None], caches)
-        return (next_logits[:, 0], caches), Continuation(token, logits)
 
-    _, continuation = jax.lax.scan(step, (logits, caches), jax.random.split(key, num_tokens))
-    return jax.tree.map(lambda steps: steps.swapaxes(0, 1), continuation)
+@functools.partial(jax.jit, static_argnames="graph", donate_argnames="state")
+def write_token(
+    graph: nnx.GraphDef, parameters: nnx.State, state: State, key: Array, temperature: float
+) -> tuple[State, Continuation]:
+    """Samples one token after each text."""
+    logits, caches = state
+    # Draws by adding noise and taking the maximum over all V logits: no index into a cumulative sum.
+    token = jax.random.categorical(key, logits / temperature)
+    next_logits, caches = nnx.merge(graph, parameters)(token[:, None], caches)
+    return (next_logits[:, 0], caches), Continuation(token, logits)
+
+
+def generate(model: Transformer, prompts: Prompts, key: Array, temperature: float, num_tokens: int) -> Continuation:
+    """Samples `num_tokens` tokens after each of `prompts`."""
+    # Split once, so that a step need not look through the model.
+    graph, parameters = nnx.split(model)
+    state = read_prompts(model, prompts, prompts.tokens.shape[1] + num_tokens)
+    steps = []
+    for step_key in jax.random.split(key, num_tokens):
+        state, step = write_token(graph, parameters, state, step_key, temperature)
+        steps.append(step)
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=1), *steps)
+
+
+def tokens_per_second(model: Transformer, prompts: Prompts, num_tokens: int) -> float:
+    """Measures `generate`, all prompts together, once it is compiled."""
+    key, temperature = jax.random.key(0), 1.0
+    jax.block_until_ready(generate(model, prompts, key, temperature, num_tokens))
+    start = time.perf_counter()
+    jax.block_until_ready(generate(model, prompts, key, temperature, num_tokens))
+    return len(prompts.length) * num_tokens / (time.perf_counter() - start)
 
 
 def join_texts(prompts: Prompts, continuation: Continuation) -> np.ndarray:
@@ -82,8 +103,9 @@ def join_texts(prompts: Prompts, continuation: Continuation) -> np.ndarray:
 
     For those who may know the lengths: they decide here which addresses are written.
     """
-    texts = prompts.tokens.copy()
-    for text, length, tokens in zip(texts, prompts.length, np.asarray(continuation.tokens), strict=True):
+    written = np.asarray(continuation.tokens)
+    texts = np.pad(prompts.tokens, ((0, 0), (0, written.shape[1])))
+    for text, length, tokens in zip(texts, prompts.length, written, strict=True):
         text[length : length + tokens.size] = tokens
     return texts
 

@@ -1,46 +1,32 @@
-"""Data-oblivious indexing: reads and writes whose address does not depend on the index.
+"""Data-oblivious indexing: reads whose address does not depend on the index.
 
 `rows[position]` loads from an address that is computed from `position`, and whoever shares a processor cache
-with the program can learn that address. The functions below touch every row and keep one of them by a select,
-so the addresses are the same for every `position`.
+with the program can learn that address. The functions below read every row, whatever `position` is.
 """
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-
-
-def _is_selected(rows: Array, position: Array) -> Array:
-    """Returns the one-hot mask of `position`, bool [B, S, 1, ...], ready to broadcast over `rows`."""
-    one_hot = jnp.arange(rows.shape[1]) == position[:, None]
-    return one_hot.reshape(one_hot.shape + (1,) * (rows.ndim - 2))
+from jax import Array, lax
 
 
 def read_row(rows: Array, position: Array) -> Array:
     """Reads one row per batch entry.
 
     Args:
-        rows: [B, S, ...], or [1, S, ...] for rows that the batch shares.
+        rows: float32 [B, S, ...], or [1, S, ...] for rows that the batch shares.
         position: the secret row numbers, int32 [B].
 
     Returns:
         `rows[b, position[b]]`, [B, ...].
     """
-    return jnp.sum(jnp.where(_is_selected(rows, position), rows, 0), axis=1)
-
-
-def write_row(rows: Array, position: Array, row: Array) -> Array:
-    """Overwrites one row per batch entry.
-
-    Args:
-        rows: [B, S, ...].
-        position: the secret row numbers, int32 [B].
-        row: the new contents, [B, 1, ...].
-
-    Returns:
-        `rows` with `row[b]` at `rows[b, position[b]]`, [B, S, ...].
-    """
-    return jnp.where(_is_selected(rows, position), row, rows)
+    # A sum over `jnp.where` would not do: on the CPU, XLA makes of it a branch that skips the rows that are not
+    # selected. Words of ones or zeros keep the bits of one row. The cumulative sum is a loop of its own, and of its
+    # results the next loop does not know that there are only these two.
+    distance = jnp.arange(rows.shape[1]) - position[:, None]
+    mask = lax.cumsum((distance == 1).astype(jnp.uint32) - (distance == 0).astype(jnp.uint32), axis=1)
+    mask = mask.reshape(mask.shape + (1,) * (rows.ndim - 2))
+    bits = lax.bitcast_convert_type(rows, jnp.uint32) & mask
+    return lax.bitcast_convert_type(lax.reduce(bits, jnp.uint32(0), lax.bitwise_or, (1,)), rows.dtype)
 
 
 def embed(tokens: Array, embedding: Array) -> Array:

@@ -9,7 +9,6 @@ head, M model channels, F hidden channels of the MLP, V vocabulary entries.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from dhp_jax import KVCache
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
@@ -25,6 +26,7 @@ class TransformerConfig:
 
     Attributes:
         attention: a function with the signature of `jax.nn.dot_product_attention`.
+        decode: attention of one token over what a cache holds.
         attention_gain: factor on the attention output; 0.0 leaves a transformer that cannot look back.
         dtype: type of the activations; the parameters are always float32.
     """
@@ -38,37 +40,12 @@ class TransformerConfig:
     vocab_size: int = 256
     attention_gain: float = 1.0
     dtype: DTypeLike = jnp.float32
+    decode: Callable[[KVCache, Array], Array] = KVCache.attend
 
     @property
     def hidden_dim(self) -> int:
         """Hidden channels of the MLP, with the usual 8/3 that makes up for its third matrix."""
         return 8 * self.d_model // 3
-
-
-class KVCache(NamedTuple):
-    """The keys and values that one attention layer has seen.
-
-    Attributes:
-        key: [B, S, K, D], where S is public and only the first `length[b]` rows are in use.
-        value: [B, S, K, D], likewise.
-        length: the secret number of rows in use, int32 [B].
-    """
-
-    key: Array
-    value: Array
-    length: Array
-
-    def append(self, key: Array, value: Array) -> Self:
-        """Adds one key and one value, both [B, 1, K, D], in the first free row of every batch entry."""
-        return self._replace(
-            key=oblivious.write_row(self.key, self.length, key),
-            value=oblivious.write_row(self.value, self.length, value),
-            length=self.length + 1,
-        )
-
-    def truncate(self, length: Array) -> Self:
-        """Declares all but the first `length[b]` rows free, int32 [B]."""
-        return self._replace(length=length)
 
 
 # What each attention layer has seen.
@@ -111,21 +88,20 @@ class Attention(nnx.Module):
             rngs=rngs,
         )
         self.attend = config.attention
+        self.decode = config.decode
         self.gain = config.attention_gain
 
-    def __call__(self, x: Array, rotation: Rotation, cache: KVCache | None) -> tuple[Array, KVCache]:
-        """Maps `x` [B, T, M] to [B, T, M]; see `Transformer.__call__` for the two ways to call it."""
+    def __call__(self, x: Array, rotation: Rotation, cache: KVCache | None) -> tuple[Array, KVCache | None]:
+        """Maps `x` [B, T, M] to [B, T, M]; see `Transformer.__call__` for the ways to call it."""
         query = rotate(self.query(x), rotation)
         key = rotate(self.key(x), rotation)
         value = self.value(x)
-        if cache is None:
-            batch, length = x.shape[:2]
-            cache = KVCache(key, value, length=jnp.full(batch, length))
+        if cache is None or x.shape[1] > 1:
             encoded = self.attend(query, key, value, is_causal=True)
+            cache = cache and cache.append(key, value, 0)
         else:
-            cache = cache.append(key, value)
-            # Not `is_causal`, which aligns query 0 with key 0: this one query comes after all the keys.
-            encoded = self.attend(query, cache.key, cache.value, key_value_seq_lengths=cache.length)
+            cache = cache.append_oblivious(key, value)
+            encoded = self.decode(cache, query)
         return self.output(self.gain * encoded), cache
 
 
@@ -154,8 +130,8 @@ class Block(nnx.Module):
         self.mlp_norm = nnx.RMSNorm(config.d_model, dtype=config.dtype, rngs=rngs)
         self.mlp = GatedMLP(config, rngs)
 
-    def __call__(self, x: Array, rotation: Rotation, cache: KVCache | None) -> tuple[Array, KVCache]:
-        """Maps `x` [B, T, M] to [B, T, M]; see `Transformer.__call__` for the two ways to call it."""
+    def __call__(self, x: Array, rotation: Rotation, cache: KVCache | None) -> tuple[Array, KVCache | None]:
+        """Maps `x` [B, T, M] to [B, T, M]; see `Transformer.__call__` for the ways to call it."""
         attended, cache = self.attention(self.attention_norm(x), rotation, cache)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), cache
@@ -171,15 +147,21 @@ class Transformer(nnx.Module):
         self.output_norm = nnx.RMSNorm(config.d_model, dtype=config.dtype, rngs=rngs)
         self.config = config
 
-    def __call__(self, tokens: Array, caches: Caches | None = None) -> tuple[Array, Caches]:
+    def create_caches(self, batch: int, num_rows: int) -> Caches:
+        """Returns an empty cache for each layer, with room for `num_rows` tokens of every batch entry."""
+        shape = (batch, num_rows, self.config.num_kv_heads, self.config.head_dim)
+        return [KVCache.create(*shape, self.config.dtype) for _ in self.blocks]
+
+    def __call__(self, tokens: Array, caches: Caches | None = None) -> tuple[Array, Caches | None]:
         """Predicts the token after each of `tokens`.
 
         Args:
-            tokens: int [B, T]. Without caches, the text from its start; with caches, its next token (T = 1).
-            caches: what the layers have seen of the text before `tokens`.
+            tokens: int [B, T]. The text from its start; or, with caches that hold what comes before, its next
+                token (T = 1).
+            caches: what the layers have seen: nothing yet, or the text before `tokens`.
 
         Returns:
-            The logits, float32 [B, T, V], and the caches with `tokens` included.
+            The logits, float32 [B, T, V], and the caches, if there are any, with `tokens` included.
         """
         embedding = self.embedding[...].astype(self.config.dtype)
         x = oblivious.embed(tokens, embedding) * self.config.d_model**0.5
@@ -189,14 +171,15 @@ class Transformer(nnx.Module):
             x, new_cache = block(x, rotation, cache)
             new_caches.append(new_cache)
         logits = self.output_norm(x) @ embedding.T
-        return logits.astype(jnp.float32), new_caches
+        return logits.astype(jnp.float32), caches and new_caches
 
     def _rotation(self, tokens: Array, caches: Caches | None) -> Rotation:
         """Returns the rotation of the positions of `tokens`."""
-        num_positions = tokens.shape[1] if caches is None else caches[0].key.shape[1]
+        is_start = caches is None or tokens.shape[1] > 1
+        num_positions = tokens.shape[1] if is_start else caches[0].key.shape[1]
         angles = rotary_angles(num_positions, self.config.head_dim)
         cos, sin = jnp.cos(angles), jnp.sin(angles)
-        if caches is None:
+        if is_start:
             return cos, sin
         position = caches[0].length
         # The time of a sine can depend on its argument, so a secret position must not be the argument.

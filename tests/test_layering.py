@@ -18,7 +18,8 @@ PACKAGE, CUDA = ROOT / "dhp_jax", ROOT / "cuda"
 # Room -> the rooms of dhp_jax that it may import. A file is a room; so is a folder, whatever lies in it.
 PYTHON_ROOMS = {
     "__main__": {"__init__", "ffi"},
-    "__init__": {"attention", "ffi", "flax", "primitive", "spec"},
+    "__init__": {"attention", "cache", "ffi", "flax", "primitive", "spec"},
+    "cache": {"attention", "spec"},
     "flax": {"attention"},
     "attention": {"partition", "primitive", "spec"},
     "primitive": {"ffi", "partition", "spec"},
