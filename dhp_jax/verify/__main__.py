@@ -82,8 +82,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _policies(options: argparse.Namespace) -> Policies:
     """Our own policy is strict about our own library only: other people's kernels are not in it."""
-    policies = policy.read(options.policy or _OWN_POLICY)
+    policies = policy.read(options.policy) if options.policy else own_policies()
     return policies if options.policy or not options.files else dataclasses.replace(policies, strict=False)
+
+
+def own_policies() -> Policies:
+    """What is secret and public in the kernels of dhp_jax."""
+    return policy.read(_OWN_POLICY)
 
 
 def installed_library() -> pathlib.Path:
