@@ -16,6 +16,7 @@ untested. On a CPU use benchmarks/cpu.py.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 import time
@@ -94,6 +95,7 @@ def main(argv: list[str]) -> None:
     """Measures, writes the results after each shape, and prints the tables."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
     if jax.default_backend() != "gpu":
         raise app.UsageError("JAX sees no GPU; benchmarks/cpu.py is for the CPU")
     peers = {name: adapter for name, adapter in PEERS.items() if name == OURS or re.search(_PEERS.value, name)}

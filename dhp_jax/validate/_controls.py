@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from dhp_jax.validate.calls import Arrays, Call
+from dhp_jax.verify import UnverifiableError
+from dhp_jax.verify.__main__ import installed_library
 
+LIBRARY = "libdhp_controls"
 FORWARD, BACKWARD, DELAYED, LEAK = range(4)  # DhpControlWork in cuda/controls/controls.h
 
 _DTYPES = ("float32", "bfloat16", "float16")  # as dhp::DType counts them
@@ -43,13 +46,13 @@ class _Call(ctypes.Structure):
 
 def library() -> pathlib.Path:
     """Where the library lies; raises ControlsError where it was not built."""
-    found = sorted(pathlib.Path(__file__).parent.parent.glob("libdhp_controls.*"))
-    if not found:
+    try:
+        return installed_library(LIBRARY)
+    except UnverifiableError:
         raise ControlsError(
             "dhp_jax.validate: libdhp_controls is not installed; it is built with the CUDA kernels. Reinstall with "
             "DHP_CUDA=1 set."
-        )
-    return found[0]
+        ) from None
 
 
 def objection() -> str:
@@ -111,14 +114,15 @@ def time_call(
     """Times one run of a call for each entry of `order`.
 
     Args:
-        call: the call.
-        work: FORWARD, BACKWARD or DELAYED.
-        classes: the arrays of each class, as Call.arrays gives them.
-        order: int32 [samples], the class of each run.
-        waits: for DELAYED: cycles to wait for, of each class.
+            call: the call.
+            work: LIBRARY = "libdhp_controls"
+    FORWARD, BACKWARD or DELAYED.
+            classes: the arrays of each class, as Call.arrays gives them.
+            order: int32 [samples], the class of each run.
+            waits: for DELAYED: cycles to wait for, of each class.
 
     Returns:
-        SM cycles [samples, SMs] (0: not read), and nanoseconds [samples].
+            SM cycles [samples, SMs] (0: not read), and nanoseconds [samples].
     """
     offsets, size = _layout(classes[0])
     blocks = [

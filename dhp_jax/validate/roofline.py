@@ -6,6 +6,7 @@ kernel: all matrix products at the tensor cores' rate, one exponential a score, 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,9 @@ def run(context: Context) -> list[Check]:
         for call in CALLS:
             log = folder / f"{call.name}.csv"
             launches = ncu.run(["--call", to_text(call), "--secrets", "random"], names, "^attention_", log)
+            for launch in launches:
+                if missing := [name for name in names if not launch.metrics.get(name, math.nan) >= 0]:
+                    raise CountersError(f"{launch.kernel} has no {', '.join(missing)}")
             kernels += [described(call, launch, percent) for launch in launches]
     except NoCountersError as reason:
         return [Check("roofline", Status.SKIPPED, str(reason))]

@@ -44,7 +44,7 @@ def _run(tool: str, names: tuple[str, ...], folder: pathlib.Path) -> dict[str, t
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     running = {}
     for name in names:
-        command = [tool, "--tool", name, "--error-exitcode", str(_FOUND), "--kernel-regex", "kns=attention_", *child]
+        command = [tool, "--tool", name, "--error-exitcode", str(_FOUND), *child]
         with (folder / f"{name}.txt").open("wb") as log:
             running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     said: dict[str, tuple[int | None, str]] = {}

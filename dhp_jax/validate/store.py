@@ -6,6 +6,7 @@ the bytes of this package and its libraries, the versions, the GPU and the optio
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,11 +14,13 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dhp_jax.validate import machine, outcome
 from dhp_jax.validate.outcome import Check
+from dhp_jax.verify import UnverifiableError
+from dhp_jax.verify.__main__ import LIBRARY, installed_library
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 _CODE = (".py", ".so", ".toml", ".dylib")
@@ -27,9 +30,16 @@ _VERSIONS = ("jax", "jaxlib", "jax-cuda13-plugin", "numpy")
 def identity(quick: bool) -> str:
     """A hash of all that a result depends on."""
     digest = hashlib.sha256(repr((quick, _versions(), sorted(machine.identity().items()))).encode())
-    for path in sorted(path for path in _PACKAGE.rglob("*") if path.suffix in _CODE):
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
+    for path in sorted({*(path for path in _PACKAGE.rglob("*") if path.suffix in _CODE), *_libraries()}):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _libraries() -> Iterator[pathlib.Path]:
+    """Compiled files, which an editable installation keeps elsewhere."""
+    for name in ("_native", LIBRARY, "libdhp_controls"):
+        with contextlib.suppress(UnverifiableError):
+            yield installed_library(name)
 
 
 def _versions() -> dict[str, str]:

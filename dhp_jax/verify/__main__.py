@@ -24,7 +24,7 @@ from dhp_jax.verify.policy import Policies
 from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 _OWN_POLICY = pathlib.Path(__file__).parent / "policy.toml"
-_LIBRARY = "libdhp_kernels"
+LIBRARY = "libdhp_kernels"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,19 +91,20 @@ def own_policies() -> Policies:
     return policy.read(_OWN_POLICY)
 
 
-def installed_library() -> pathlib.Path:
-    """The kernel library of the installed dhp_jax; raises UnverifiableError where there is none."""
-    beside = list(pathlib.Path(__file__).parent.parent.glob(f"{_LIBRARY}.*"))
+def installed_library(name: str | None = None) -> pathlib.Path:
+    """A library of the installed dhp_jax, that of its kernels by default; raises UnverifiableError without one."""
+    name = name or LIBRARY
+    beside = list(pathlib.Path(__file__).parent.parent.glob(f"{name}.*"))
     try:
         listed = importlib.metadata.files("dhp_jax") or []
-        beside += [pathlib.Path(str(path.locate())) for path in listed if path.name.startswith(f"{_LIBRARY}.")]
+        beside += [pathlib.Path(str(path.locate())) for path in listed if path.name.startswith(f"{name}.")]
     except importlib.metadata.PackageNotFoundError:
         pass
     for path in beside:
         if path.is_file():
             return path
     raise UnverifiableError(
-        "no kernel library belongs to this dhp_jax", "Install it with its kernels (BUILD.md), or name a file."
+        f"no {name} belongs to this dhp_jax", "Install it with its kernels (BUILD.md), or name a file."
     )
 
 

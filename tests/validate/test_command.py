@@ -9,9 +9,10 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 from absl.testing import parameterized
 
-from dhp_jax.validate import outcome, plan, plots, report, timing, verdict
+from dhp_jax.validate import _one, calls, ncu, outcome, plan, plots, report, roofline, timing, verdict
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.store import Store
 
@@ -124,3 +125,45 @@ class PlotTest(parameterized.TestCase):
 
     def test_a_check_without_figures_is_not(self):
         assert plots.of(Check("timing", Status.SKIPPED, "")) == plots.of(Check("roofline", Status.SKIPPED, "")) == []
+
+
+class ChildTest(parameterized.TestCase):
+    """What ncu and the sanitizers run."""
+
+    def test_a_call_runs_with_each_sort_of_secrets(self):
+        call = calls.Call("float32", 8, operands=True, B=1, T=5, S=7, N=2, K=1)
+        assert _one.main(["--call", calls.to_text(call), "--secrets", "random,no keys,diagonal mask"]) == 0
+
+    def test_an_unknown_sort_of_secrets_is_an_error(self):
+        call = calls.Call("float32", 8, B=1, T=5, S=7, N=2, K=1)
+        with pytest.raises(KeyError):
+            _one.main(["--call", calls.to_text(call), "--secrets", "no such sort"])
+
+
+class RooflineTest(parameterized.TestCase):
+    CALL = calls.Call("bfloat16", 128, B=2, T=4096, S=4096, N=16, K=16)
+
+    def launch(self, kernel):
+        metrics = {"gpu__time_duration.sum": 1e6, "dram__bytes_read.sum": 5e7, "dram__bytes_write.sum": 2e7}
+        return ncu.Launch(kernel, metrics | {"tensor": 40.0, "issue": 60.0}, {})
+
+    def test_a_forward_kernel_is_placed_below_the_roof(self):
+        percent = {"tensor": "tensor", "issue": "issue"}
+        told = roofline.described(self.CALL, self.launch("_ZN3dhp18attention_fwd_sm80INS"), percent)
+        assert told["limit"] == "issue"
+        assert told["TFLOP/s"] == pytest.approx(4 * 2 * 16 * 4096**2 * 128 / 1e-3 / 1e12)
+        assert told["times the floor"] == pytest.approx(1e3 / max(told["floors us"].values()))
+        assert roofline.conclude([told]).status is Status.PASS
+        backward = roofline.described(self.CALL, self.launch("_ZN3dhp24attention_bwd_query_sm80INS"), percent)
+        assert "TFLOP/s" not in backward
+        assert backward["name"] == "attention_bwd_query_sm80 D=128"
+
+    def test_nothing_profiled_is_unknown(self):
+        assert roofline.conclude([]).status is Status.UNKNOWN
+
+    def test_metrics_are_those_that_the_gpu_has(self):
+        found = roofline.suffixed(frozenset({"dram__throughput", "sm__pipe_tensor_op_gmma_cycles_active"}))
+        assert found == {
+            "tensor": "sm__pipe_tensor_op_gmma_cycles_active.avg.pct_of_peak_sustained_active",
+            "DRAM": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+        }

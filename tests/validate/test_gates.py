@@ -279,7 +279,7 @@ class ControlLibraryTest(parameterized.TestCase):
             assert _controls.objection() == ""
 
     def test_where_it_is_missing_the_way_out_is_told(self):
-        with mock.patch.object(_controls.pathlib.Path, "glob", return_value=iter(())):
+        with mock.patch.object(_controls, "LIBRARY", "libdhp_gone"):
             assert "DHP_CUDA=1" in _controls.objection()
 
     def test_it_compiles(self):
