@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from dhp_jax.validate.plan import Context
 from dhp_jax.verify import UnverifiableError, image
 from dhp_jax.verify import cubin as cubins
 from dhp_jax.verify.__main__ import installed_library, own_policies
+from dhp_jax.verify.report import Branch
 
 PER_PC = "inst_executed"  # of each instruction of the machine code, and their sum
 
@@ -318,23 +320,30 @@ def _kernels_of(dtype: str) -> list[str]:
     return [name for name in proof.names(gpu.architecture()) if f"DTypeE{_DTYPES.index(dtype)}E" in name]
 
 
+@functools.cache
 def waiting_loops() -> dict[str, frozenset[int]]:
     """Addresses of the instructions in loops that wait for the hardware, by kernel; none where nvdisasm is missing."""
     if proof.objection():
         return {}
-    library = installed_library()
-    found = {}
-    labels = _labels(library.read_bytes(), gpu.architecture())
-    for report in proof.reports(library, own_policies(), fresh=False):
-        if report.architecture != gpu.architecture():
-            continue
-        addresses: set[int] = set()
-        for branch in report.branches:
-            target = re.search(r"`\((\S+)\)", branch.instruction)
-            begin = labels.get(report.symbol, {}).get(target[1]) if target and branch.sort == "wait" else None
-            if begin is not None and begin <= branch.address:
-                addresses |= set(range(begin, branch.address + 16, 16))
-        found[report.symbol] = frozenset(addresses)
+    library, architecture = installed_library(), gpu.architecture()
+    waits = [
+        (report.symbol, branch)
+        for report in proof.reports(library, own_policies(), fresh=False)
+        for branch in report.branches
+        if report.architecture == architecture and branch.sort == "wait"
+    ]
+    labels = _labels(library.read_bytes(), architecture) if waits else {}
+    return loops(waits, labels)
+
+
+def loops(waits: Iterable[tuple[str, Branch]], labels: Mapping[str, Mapping[str, int]]) -> dict[str, frozenset[int]]:
+    """From the label that each branch goes back to, to the branch itself, 16 bytes an instruction; by kernel."""
+    found: dict[str, frozenset[int]] = {}
+    for kernel, branch in waits:
+        target = re.search(r"`\((\S+)\)", branch.instruction)
+        begin = labels.get(kernel, {}).get(target[1]) if target else None
+        if begin is not None and begin <= branch.address:
+            found[kernel] = found.get(kernel, frozenset()) | frozenset(range(begin, branch.address + 16, 16))
     return found
 
 

@@ -16,6 +16,7 @@ from dhp_jax.validate import counters, ncu
 from dhp_jax.validate.counters import PER_PC, Metrics
 from dhp_jax.validate.ncu import CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Status
+from dhp_jax.verify import report
 
 _SECRETS = ["random", "random", "zeros", "no keys", "random"]
 _READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("issued.sum",), ("conflicts.sum",))
@@ -110,6 +111,13 @@ class JudgeTest(parameterized.TestCase):
         found = launches(launch(instances={0: 4.0, 16: 99.0, 32: 4.0}))
         assert check(found, waiting={_KERNEL: frozenset({16})}).status is Status.PASS
         assert check(found, waiting={_KERNEL: frozenset({32})}).status is Status.FAIL
+
+    def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
+        back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
+        ahead = report.Branch(32, "@P0 BRA `(.L_x_9)", "wait", None)
+        labels = {_KERNEL: {".L_x_4": 64, ".L_x_9": 160}}
+        assert counters.loops([(_KERNEL, back), (_KERNEL, ahead)], labels) == {_KERNEL: {64, 80, 96}}
+        assert counters.loops([("another", back)], labels) == {}
 
     def test_a_run_without_equal_inputs_is_refused(self):
         with pytest.raises(ValueError, match="needs two runs with equal inputs"):
