@@ -29,6 +29,9 @@ def hangs(context):
 
 def waits(context):
     """Until a file lets it go on."""
+    unfinished = context.folder / f"process.{os.getpid()}"
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(context.folder / "process")
     while not (context.folder / "go on").exists():
         time.sleep(0.02)
     return [Check("waits", Status.PASS, "it went on")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import sys
 
 from absl import app, flags
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     parts = plan.chosen(_LOOP.value, quick=quick, self_test=alone)
     if _LOOP.value is not None and not _RESUME.value:
         kept.forget(part.name for part in parts)
+    signal.signal(signal.SIGTERM, runner.stop)
     runner.run(parts, kept, quick=quick, progress=lambda name: print(name, flush=True))
     checks = [check for part in plan.PARTS for check in kept.find(part.name) or ()]
     if alone:

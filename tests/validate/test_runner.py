@@ -1,5 +1,6 @@
 """What happens to a part is kept: also that its process died, and that the run was killed."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 import time
 from unittest import mock
 
+import pytest
 import validate_child
 from absl.testing import parameterized
 
@@ -69,18 +71,32 @@ class RunnerTest(parameterized.TestCase):
         self.run_parts("good")
         assert Store(self.folder, "another build").find("good") is None
 
-    def test_a_killed_run_goes_on_where_it_stopped(self):
+    def start(self):
+        """A process that runs "good" and "waits", and has come to the second."""
         program = (
-            "import pathlib, sys, validate_child as c; from dhp_jax.validate import runner, store\n"
+            "import pathlib, signal, sys, validate_child as c; from dhp_jax.validate import runner, store\n"
+            "signal.signal(signal.SIGTERM, runner.stop)\n"
             "parts = [c.PARTS[n] for n in ('good', 'waits')]\n"
             "kept = store.Store(pathlib.Path(sys.argv[1]), 'this build')\n"
             "runner.run(parts, kept, quick=True, command=(c.__file__,))"
         )
         environment = {"PYTHONPATH": f"{pathlib.Path(_CHILD).parent}:{pathlib.Path(runner.__file__).parents[2]}"}
         run = subprocess.Popen([sys.executable, "-c", program, str(self.folder)], env=environment)
-        while self.store.find("good") is None or self.store.begun() != "waits":
+        while self.store.find("good") is None or not (self.folder / "process").exists():
             assert run.poll() is None
             time.sleep(0.02)
+        return run
+
+    def test_a_run_that_is_asked_to_end_takes_its_child_along(self):
+        run = self.start()
+        child = int((self.folder / "process").read_text())
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+    def test_a_killed_run_goes_on_where_it_stopped(self):
+        run = self.start()
         run.send_signal(signal.SIGKILL)
         run.wait()
         (self.folder / "go on").touch()
