@@ -2,33 +2,32 @@
 
 Each case is timed in rounds that alternate between the two. A round calls each twice and times the second call: the
 first would pay for the caches and the pool that the other implementation left behind, which no model code meets. The
-table gives medians of the rounds, half the distance between their quartiles, the ratio, and for causal cases how much
-faster they are than our own full ones in the same rounds. Above it stands what this process gets out of a matmul, and
-below it the memory that one call takes beyond its arguments and results, seen by a fresh process.
+table gives medians of the rounds, half the distance between their quartiles, and how many times faster ours is than
+jax.nn and, where it is causal, than our own full one in the same rounds. Above it stands what this process gets out of
+a matmul, and below it the memory that one call takes beyond its arguments and results, seen by a fresh process.
 """
 
 import dataclasses
-import datetime
-import json
 import os
 import pathlib
 import platform
 import statistics
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import provenance
+import results
 from absl import app, flags
-from provenance import commit
+from timer import Timing, seconds_of
 
 import dhp_jax
 
 _ROUNDS = flags.DEFINE_integer("rounds", 21, "Rounds of each case; every one times one call of each.", 3)
 _OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
 _ONLY = flags.DEFINE_string("only", "", "Run the cases whose name contains this.")
+_QUICK = flags.DEFINE_bool("quick", False, "Three cases in few rounds.")
 _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Print the extra memory of one case, in bytes, and stop.")
 
 
@@ -46,6 +45,12 @@ class Case:
     n: int = 8
     k: int = 8
     d: int = 64
+
+    @property
+    def operations(self) -> float:
+        """4 B N T S D forward, half of it where causal; with the backward pass 3.5 times as many."""
+        forward = 4.0 * self.b * self.n * self.t * self.s * self.d / (2 if self.is_causal else 1)
+        return forward * (3.5 if self.gradient else 1)
 
     def arguments(self) -> list[jax.Array]:
         """query, key, value and, for a gradient, the cotangent of out; standard normal."""
@@ -83,51 +88,44 @@ def _cases():
 
 
 CASES = {case.name: case for case in _cases()}
+_QUICK_CASES = ("float32 full fwd", "bfloat16 causal fwd+bwd", "bfloat16 decode T=1 S=4096")
 
 
-def time_call_ms(program, arguments) -> float:
-    """Wall-clock time of one call, results ready."""
-    start = time.perf_counter()
-    jax.block_until_ready(program(*arguments))
-    return 1e3 * (time.perf_counter() - start)
+def time_call(program, arguments) -> float:
+    """Wall-clock seconds of one call, results ready."""
+    return seconds_of(lambda: jax.block_until_ready(program(*arguments)))
 
 
 def compare(case: Case, rounds: int) -> dict:
-    """Times of one case, in alternation: ours, those of jax.nn where it takes the call, ours without `is_causal`."""
+    """One case of a results file: ours, jax.nn where it takes the call, ours without `is_causal`, in alternation."""
     arguments = case.arguments()
     programs = {"dhp_jax": case.program(dhp_jax.dot_product_attention)}
     if case.is_causal:
-        programs["dhp_jax, full"] = dataclasses.replace(case, is_causal=False).program(dhp_jax.dot_product_attention)
+        programs["dhp_jax full"] = dataclasses.replace(case, is_causal=False).program(dhp_jax.dot_product_attention)
     for program in programs.values():
-        time_call_ms(program, arguments)
+        time_call(program, arguments)
+    refusals = {}
     try:
         theirs = case.program(jax.nn.dot_product_attention)
-        time_call_ms(theirs, arguments)
+        time_call(theirs, arguments)
         programs["jax.nn"] = theirs
     except ValueError as error:
-        refusal = str(error)
+        refusals["jax.nn"] = str(error)
     times = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            time_call_ms(program, arguments)
-            times[name].append(time_call_ms(program, arguments))
-    figures = {"case": dataclasses.asdict(case)}
-    for name, values in times.items():
-        lower, median, upper = statistics.quantiles(values, n=4)
-        figures[name] = {"median_ms": median, "quartile_distance_ms": upper - lower}
-    if case.is_causal:
-        figures["causal_gain"] = figures["dhp_jax, full"]["median_ms"] / figures["dhp_jax"]["median_ms"]
-    if "jax.nn" not in figures:
-        return figures | {"refusal": refusal}
-    return figures | {"ratio": figures["jax.nn"]["median_ms"] / figures["dhp_jax"]["median_ms"]}
+            time_call(program, arguments)
+            times[name].append(time_call(program, arguments))
+    figures = {name: dataclasses.asdict(Timing.of(values)) for name, values in times.items()}
+    return results.case(case.name, "cpu", case.operations, figures, shape=dataclasses.asdict(case), refusals=refusals)
 
 
 def matmul_gflops(size: int = 2048, rounds: int = 9) -> float:
     """What jax's own float32 matmul reaches in this process; median."""
     x = jax.random.normal(jax.random.key(0), (size, size))
     program = jax.jit(jnp.matmul)
-    times = [time_call_ms(program, (x, x)) for _ in range(rounds + 1)][1:]
-    return 2e-6 * size**3 / statistics.median(times)
+    times = [time_call(program, (x, x)) for _ in range(rounds + 1)][1:]
+    return 2e-9 * size**3 / statistics.median(times)
 
 
 def _status_bytes(field: str) -> int:
@@ -144,8 +142,8 @@ def extra_memory_bytes(case: Case) -> int:
     program = case.program(dhp_jax.dot_product_attention).lower(*arguments).compile()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     before = _status_bytes("VmRSS")
-    results = jax.block_until_ready(program(*arguments))
-    return _status_bytes("VmHWM") - before - sum(x.nbytes for x in jax.tree.leaves(results))
+    made = jax.block_until_ready(program(*arguments))
+    return _status_bytes("VmHWM") - before - sum(x.nbytes for x in jax.tree.leaves(made))
 
 
 def extra_memory_in_child(case: Case) -> int:
@@ -161,31 +159,16 @@ def _processor() -> str:
     return platform.processor()
 
 
-def provenance() -> dict:
+def facts() -> dict:
     """Where and with what the figures were measured."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
+        **provenance.versions(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "host_isa": dhp_jax.build_info()["host_isa"],
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
-        "numpy": np.__version__,
         "matmul_gflops": matmul_gflops(),
     }
-
-
-def _cell(times: dict) -> str:
-    return f"{times['median_ms']:.2f} (+-{times['quartile_distance_ms'] / 2:.2f})"
-
-
-def _print_row(figures: dict) -> None:
-    theirs = _cell(figures["jax.nn"]) if "ratio" in figures else "refused"
-    ratio = f"{figures['ratio']:.2f}" if "ratio" in figures else ""
-    gain = f"{figures['causal_gain']:.2f}" if "causal_gain" in figures else ""
-    print(f"| {figures['case']['name']} | {_cell(figures['dhp_jax'])} | {theirs} | {ratio} | {gain} |", flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -195,23 +178,20 @@ def main(argv: list[str]) -> None:
     if _MEMORY_OF.value is not None:
         print(extra_memory_bytes(CASES[_MEMORY_OF.value]))
         return
-    report = provenance()
-    print(
-        ", ".join(
-            f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in report.items()
-        )
-    )
-    print("\n| case | dhp_jax ms | jax.nn ms | times faster | than our full |\n|---|--:|--:|--:|--:|")
-    cases = [case for name, case in CASES.items() if _ONLY.value in name]
-    report["times"] = []
+    told = {"version": results.VERSION, "provenance": facts(), "untested": {}, "cases": []}
+    print(", ".join(f"{key} {value}" for key, value in told["provenance"].items()))
+    cases = [case for name, case in CASES.items() if _ONLY.value in name and (name in _QUICK_CASES or not _QUICK.value)]
     for case in cases:
-        report["times"].append(compare(case, _ROUNDS.value))
-        _print_row(report["times"][-1])
-    report["extra_memory_bytes"] = {case.name: extra_memory_in_child(case) for case in cases if case.t == case.s}
-    for name, extra in report["extra_memory_bytes"].items():
-        print(f"extra memory of {name}: {extra / 2**20:.1f} MiB")
+        told["cases"].append(compare(case, 5 if _QUICK.value else _ROUNDS.value))
+        if case.t == case.s and not _QUICK.value:
+            told["cases"][-1]["extra_bytes"] = extra_memory_in_child(case)
+        print(results.table(told["cases"][-1:], "us"), flush=True)
     if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
+        results.save(pathlib.Path(_OUTPUT.value), told)
+    print(results.table(told["cases"], "us"))
+    for case in told["cases"]:
+        if "extra_bytes" in case:
+            print(f"extra memory of {case['name']}: {case['extra_bytes'] / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

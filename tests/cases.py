@@ -15,6 +15,7 @@ import numpy as np
 
 import dhp_jax
 from dhp_jax import reference
+from dhp_jax.validate import tolerance as bounds
 
 DTYPES = ("float32", "bfloat16", "float16")
 FLOATING = ("query", "key", "value", "bias")  # the arguments that have gradients
@@ -175,34 +176,10 @@ def reference_backward(inputs, d_out, d_lse=None, **options) -> dict[str, np.nda
     return {name: array for name, array in gradients._asdict().items() if array is not None}
 
 
-# The largest relative error of storing a value.
-_ROUNDOFF = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
-_HALF_SUBNORMAL = 2**-24  # the distance of the smallest float16 numbers
-
-# What float32 arithmetic adds, relative to the largest value of the result (`scale` of assert_close). Largest seen on
-# the CPU over five seeds of all cases, lengths up to 193: out 1.5e-6, lse 2.4e-7, gradients 1.5e-6, that of bias
-# 3.3e-6 (where one value of it is summed over all positions). Twice that leaves room for processors without FMA.
-_CPU_ERROR = {"out": 3e-6, "lse": 5e-7, "query": 3e-6, "key": 3e-6, "value": 3e-6, "bias": 7e-6}
-# A GPU adds up in one chain (error about sqrt(S) units in the last place, not sqrt(S / 16)), and its exponential and
-# reciprocal are approximate to 2 units.
-_GPU_ERROR = dict.fromkeys(_CPU_ERROR, 2e-5) | {"bias": 5e-5}
-# The backward pass reads `out` as it was stored. Its rounding, weighted by d_out, is in delta and thus in every
-# gradient but that of value: seen up to 1.2 roundoffs, and 4.2 where one value of bias collects it from all positions.
-_STORED_OUT_ROUNDOFFS = {"query": 2, "key": 2, "bias": 6}
-# On a GPU operands of 16 bits meet in tensor cores, and probabilities and gradients of scores are rounded to such an
-# operand: seen up to 0.38 roundoffs of the largest value in out, 0.47 in the gradient of value.
-# With up to 64 channels the kernels for compute capability 9.0 sum what was rounded: up to half a roundoff in lse.
-_ROUNDED_P_ROUNDOFFS = {"out": 0.8, "lse": 0.5, "value": 1, "query": 1, "key": 1}
-
-
 def tolerance(name: str, dtype: str) -> float:
     """Relative to the largest value of the result: what the computation of `name`, out of inputs `dtype`, may add."""
     on_gpu = jax.default_backend() == "gpu" or dhp_jax.build_info()["host_isa"] == "emulated"
-    error = (_GPU_ERROR if on_gpu else _CPU_ERROR)[name]
-    if dtype == "float32":
-        return error
-    roundoffs = _STORED_OUT_ROUNDOFFS.get(name, 0) + (_ROUNDED_P_ROUNDOFFS.get(name, 0) if on_gpu else 0)
-    return error + roundoffs * _ROUNDOFF[dtype]
+    return bounds.tolerance(name, dtype, on_gpu)
 
 
 def assert_close(actual, expected, tolerance: float, scale: float | None = None, name: str = "result") -> None:
@@ -210,15 +187,12 @@ def assert_close(actual, expected, tolerance: float, scale: float | None = None,
 
     NaN and infinities must be at the same places. `scale` is the largest finite value of `expected` unless given.
     """
-    dtype = str(actual.dtype)
-    actual = np.asarray(actual, np.float64)
+    values = np.asarray(actual, np.float64)
     finite = np.isfinite(expected)
-    np.testing.assert_array_equal(actual[~finite], expected[~finite], name)
+    np.testing.assert_array_equal(values[~finite], expected[~finite], name)
     if scale is None:
         scale = np.abs(expected[finite]).max(initial=0.0)
-    rounding = _ROUNDOFF[dtype] * np.abs(expected[finite]) + (_HALF_SUBNORMAL / 2 if dtype == "float16" else 0.0)
-    excess = np.abs(actual[finite] - expected[finite]) - rounding
-    largest = excess.max(initial=0.0)
+    largest = bounds.excess(actual, expected)
     assert largest <= tolerance * scale, f"{name} is off by {largest:.3g}; {tolerance:.3g} * {scale:.3g} is allowed"
 
 

@@ -28,12 +28,13 @@ PYTHON_ROOMS = {
     "spec": set(),
     "reference": set(),
     "verify": {"verify"},
+    "validate": {"__init__", "ffi", "reference", "validate", "verify"},
 }
 WITHOUT_JAX = ("__init__", "reference", "verify")
 
 # Room of cuda/ -> its floor. A file may include files of its own room and of lower floors.
-FLOORS = {"ffi": 4, "proof": 4, "launch": 3, "host": 3, "kernels": 2, "device": 1, "params.h": 0}
-ROOMS_WITH_CUDA = ("launch", "kernels", "device")
+FLOORS = {"ffi": 4, "proof": 4, "controls": 4, "launch": 3, "host": 3, "kernels": 2, "device": 1, "params.h": 0}
+ROOMS_WITH_CUDA = ("controls", "launch", "kernels", "device")
 
 C_HEADERS = ("dlfcn.h", "immintrin.h", "sched.h", "stdint.h", "xmmintrin.h")
 

@@ -21,7 +21,9 @@ from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from latency import build, judge, machine, sass, table
+from latency import build, judge, sass, table
+
+from dhp_jax.validate import machine
 
 _MINUTES = 5
 

@@ -27,8 +27,8 @@ __device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 
 // Which warp of the block this is.
 __device__ inline int warp_of_block() { return uniform(static_cast<int>(threadIdx.x) / kWarpLanes); }
 
-// Word i of lane l goes to word l of lane i, in each four lanes. By masks: as many predicates as selections by
-// lane would take push others out of their registers, into the bits of a word.
+// Word i of lane l goes to word l of lane i, in each four lanes. By masks: as many predicates as selections
+// by lane would take push others out of their registers, into the bits of a word.
 __device__ inline void transpose_in_quad(uint32_t (&words)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll

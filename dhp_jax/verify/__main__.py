@@ -24,7 +24,7 @@ from dhp_jax.verify.policy import Policies
 from dhp_jax.verify.verdict import UnverifiableError, Verdict
 
 _OWN_POLICY = pathlib.Path(__file__).parent / "policy.toml"
-_LIBRARY = "libdhp_kernels"
+LIBRARY = "libdhp_kernels"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,23 +82,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _policies(options: argparse.Namespace) -> Policies:
     """Our own policy is strict about our own library only: other people's kernels are not in it."""
-    policies = policy.read(options.policy or _OWN_POLICY)
+    policies = policy.read(options.policy) if options.policy else own_policies()
     return policies if options.policy or not options.files else dataclasses.replace(policies, strict=False)
 
 
-def installed_library() -> pathlib.Path:
-    """The kernel library of the installed dhp_jax; raises UnverifiableError where there is none."""
-    beside = list(pathlib.Path(__file__).parent.parent.glob(f"{_LIBRARY}.*"))
+def own_policies() -> Policies:
+    """What is secret and public in the kernels of dhp_jax."""
+    return policy.read(_OWN_POLICY)
+
+
+def installed_library(name: str | None = None) -> pathlib.Path:
+    """A library of the installed dhp_jax, that of its kernels by default; raises UnverifiableError without one."""
+    name = name or LIBRARY
+    beside = list(pathlib.Path(__file__).parent.parent.glob(f"{name}.*"))
     try:
         listed = importlib.metadata.files("dhp_jax") or []
-        beside += [pathlib.Path(str(path.locate())) for path in listed if path.name.startswith(f"{_LIBRARY}.")]
+        beside += [pathlib.Path(str(path.locate())) for path in listed if path.name.startswith(f"{name}.")]
     except importlib.metadata.PackageNotFoundError:
         pass
     for path in beside:
         if path.is_file():
             return path
     raise UnverifiableError(
-        "no kernel library belongs to this dhp_jax", "Install it with its kernels (BUILD.md), or name a file."
+        f"no {name} belongs to this dhp_jax", "Install it with its kernels (BUILD.md), or name a file."
     )
 
 

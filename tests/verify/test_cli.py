@@ -171,11 +171,11 @@ class InstalledTest(parameterized.TestCase):
     def test_no_library(self):
         with (
             mock.patch.object(__main__.importlib.metadata, "files", return_value=[]),
-            mock.patch.object(__main__, "_LIBRARY", "libno_such_thing"),
+            mock.patch.object(__main__, "LIBRARY", "libno_such_thing"),
         ):
             status, said = _main()
         assert status == 2
-        assert "no kernel library belongs to this dhp_jax" in said
+        assert "no libno_such_thing belongs to this dhp_jax" in said
 
     def test_library_of_the_installed_package_is_found(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -20,9 +20,7 @@ inline float rcp(float x) { return 1.0f / x; }
 
 inline int32_t opaque(int32_t value) { return value; }
 inline size_t opaque(size_t value) { return value; }
-inline uint32_t low_bits(int32_t count) {
-  return count <= 0 ? 0u : count >= 32 ? ~0u : (1u << count) - 1;
-}
+inline uint32_t low_bits(int32_t count) { return count <= 0 ? 0u : count >= 32 ? ~0u : (1u << count) - 1; }
 inline uint32_t block_index() { return emulator::block_index().x; }
 inline uint32_t grid_size() { return emulator::grid_size().x; }
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 _FACTS = ("name", "driver_version", "clocks.max.sm", "compute_mode", "ecc.mode.current")
+_IDENTITY = ("name", "driver_version", "compute_cap", "memory.total")
 _STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate", "clocks_event_reasons.active")
 _SECONDS_BETWEEN_SAMPLES = 0.5
 
@@ -15,6 +16,19 @@ _SECONDS_BETWEEN_SAMPLES = 0.5
 def facts() -> dict[str, str]:
     """Name, driver and limits of the first GPU."""
     return _query(_FACTS)
+
+
+def identity() -> dict[str, str]:
+    """Which GPU and driver these are; empty where nvidia-smi gives no answer."""
+    try:
+        return _query(_IDENTITY)
+    except RuntimeError:
+        return {}
+
+
+def state() -> dict[str, str]:
+    """Clocks, temperature, power and the reasons for throttling, now."""
+    return _query(_STATE)
 
 
 def _query(fields: tuple[str, ...]) -> dict[str, str]:

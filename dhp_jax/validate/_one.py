@@ -1,0 +1,97 @@
+"""Attention calls in a process of their own, for tools that watch one: `python -m dhp_jax.validate._one`.
+
+--call JSON --secrets A,B,..    runs one call with each sort of secrets, in this order, each once
+--control NAME --secrets A,B    the same of a control kernel
+--digests cuda|cpu CALL ...     prints the digests of the results of calls, as JSON
+--suite                         a reduced suite for sanitizers: every kernel, small
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the command line says; returns the exit status."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    parser = argparse.ArgumentParser("python -m dhp_jax.validate._one", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--call", help="a call as JSON, see calls.py")
+    what.add_argument("--control", choices=["leak"], help="name of a control kernel")
+    what.add_argument("--digests", nargs="+", metavar="PLATFORM CALL", help="platform, then calls as JSON")
+    what.add_argument("--suite", action="store_true", help="every kernel once")
+    parser.add_argument("--secrets", default="", help="sorts of secrets, with commas between")
+    options = parser.parse_args(arguments)
+    secrets = [name for name in options.secrets.split(",") if name]
+    if options.call:
+        return _call(options.call, secrets)
+    if options.control:
+        return _control(secrets)
+    return _suite() if options.suite else _digests(options.digests[0], options.digests[1:])
+
+
+def _call(text: str, secrets: Sequence[str]) -> int:
+    import jax
+
+    from dhp_jax.validate import calls
+
+    call = calls.from_text(text)
+    # Compiled without a run: a tool that counts launches sees those with secrets and no other.
+    run = call.program().lower(call.arrays("random")).compile()  # type: ignore[attr-defined]
+    for secret in secrets:
+        arrays = jax.block_until_ready(jax.device_put(call.arrays(secret)))
+        jax.block_until_ready(run(arrays))
+    return 0
+
+
+def _control(secrets: Sequence[str]) -> int:
+    from dhp_jax.validate import _controls
+
+    for secret in secrets:
+        _controls.leak(*_controls.leak_arguments(secret))
+    return 0
+
+
+def _digests(platform: str, texts: Sequence[str]) -> int:
+    import jax
+
+    from dhp_jax.validate import gpu, repeat
+    from dhp_jax.validate.calls import from_text
+
+    found = {}
+    with jax.default_device(gpu.cpu() if platform == "cpu" else jax.devices()[0]):
+        for text in texts:
+            call = from_text(text)
+            found[text] = repeat.digest(call.program()(call.arrays("random")))
+    print(json.dumps(found))
+    return 0
+
+
+def _suite() -> int:
+    import numpy as np
+
+    from dhp_jax.validate.calls import calls
+
+    print("the suite begins", flush=True)
+    done = 0
+    for dtype in ("float32", "bfloat16", "float16"):
+        for whole in calls(dtype):
+            call = dataclasses.replace(whole, T=37, S=69, is_causal=whole.channels == 128)
+            results = call.program()(call.arrays("random"))
+            # The log-sum-exp of a row past its length is -inf.
+            finite = [np.isfinite(np.asarray(x, np.float32)).all() for name, x in results.items() if name != "lse"]
+            if not all(finite):
+                print(f"not finite: {call}")
+                return 1
+            done += 1
+    print(f"{done} calls, forward and backward, all finite")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The benchmarks: results have the form they say, figures in README are those of the results, the notebook runs."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest.mock
+import xml.etree.ElementTree as ElementTree
+
+import jax
+import pytest
+from absl.testing import parameterized
+
+from dhp_jax.validate import benchmark, svg
+from dhp_jax.validate.outcome import Status
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+RESULTS = sorted(
+    path.relative_to(BENCHMARKS).as_posix()
+    for path in [*BENCHMARKS.glob("history/*.json"), *BENCHMARKS.glob("results/*.json")]
+    if "latency" not in path.name  # benchmarks/latency has a form of its own
+)
+
+
+def setUpModule():
+    sys.path.insert(0, str(BENCHMARKS))
+
+
+setUpModule()
+import plots  # noqa: E402
+import provenance  # noqa: E402
+import readme  # noqa: E402
+import results  # noqa: E402
+import shapes  # noqa: E402
+import timer  # noqa: E402
+from peers import OURS, PEERS, chain  # noqa: E402
+
+
+def case(name="a", seconds=1e-3, **more):
+    figures = {"dhp_jax": {"seconds": seconds, "spread_percent": 1.0}, "peer": {"seconds": 2e-3, "spread_percent": 2.0}}
+    return results.case(name, "grid", 1e9, figures, refusals={}, **more)
+
+
+def told(*cases):
+    return {"version": 1, "provenance": {"date": "2026-11-22"}, "untested": {}, "cases": list(cases)}
+
+
+class ResultTest(parameterized.TestCase):
+    @parameterized.parameters(*RESULTS)
+    def test_results_that_are_kept_have_the_form(self, name):
+        jsonschema = pytest.importorskip("jsonschema")
+        schema = json.loads(results.SCHEMA.read_text(encoding="utf-8"))
+        jsonschema.validate(results.load(BENCHMARKS / name), schema)
+
+    def test_another_form_is_refused(self):
+        jsonschema = pytest.importorskip("jsonschema")
+        schema = json.loads(results.SCHEMA.read_text(encoding="utf-8"))
+        broken = json.loads((BENCHMARKS / RESULTS[0]).read_text(encoding="utf-8"))
+        broken["cases"][0]["figures"]["dhp_jax"]["seconds"] = -1
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema)
+
+    def test_another_version_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "results.json")
+            path.write_text('{"version": 0}')
+            with pytest.raises(ValueError, match="reads 1"):
+                results.load(path)
+
+    def test_ratios_are_how_many_times_faster_ours_is(self):
+        assert case()["ratios"] == {"peer": 2.0}
+        assert results.tflops(case(), "dhp_jax") == pytest.approx(1.0)
+        assert results.table([case()], "TFLOP/s").splitlines()[-1] == "| a | 1.0 (+-1.0 %) | 0.5 (+-2.0 %) | 2.00 |"
+
+    def test_targets_below_the_floor_are_told(self):
+        rows = [
+            case(seconds=1e-3, target_seconds=t, floor_seconds=f) for t, f in ((2e-3, 1e-4), (5e-4, 1e-4), (1e-4, 2e-4))
+        ]
+        words = [line.split("|")[-2].strip() for line in results.targets(rows).splitlines()[2:]]
+        assert words == ["met", "missed", "below the floor"]
+
+    def test_a_report_without_a_peer_is_unknown(self):
+        assert benchmark.judge(told(case())).status is Status.PASS
+        alone = results.case("a", "grid", 1.0, {"dhp_jax": {"seconds": 1.0, "spread_percent": 0.0}}, refusals={})
+        assert benchmark.judge(told(alone)).status is Status.UNKNOWN
+        assert benchmark.judge(told()).status is Status.UNKNOWN
+
+
+class ShapeTest(parameterized.TestCase):
+    def test_names_are_unique_and_quick_ones_exist(self):
+        assert len(shapes.SHAPES) == 7 + 6 + 36 + 5 + 4
+        assert set(shapes.QUICK) <= shapes.SHAPES.keys()
+
+    def test_floors_are_those_of_the_physics(self):
+        floors = {shape.name: 1e6 * shape.floor_seconds for shape in shapes.SHAPES.values() if shape.target_us}
+        assert floors["float16 B=1 S=2048 N=32 D=64 full fwd"] == pytest.approx(36.2, abs=0.1)
+        assert floors["float16 B=2 S=8192 N=16 D=128 full fwd"] == pytest.approx(1112, abs=1)
+
+
+class TimerTest(parameterized.TestCase):
+    def clock(self, *costs):
+        """Programs that take a fixed time and one for each call, on a clock of their own."""
+        now = [0.0]
+
+        def build(fixed, each):
+            def of(calls, mode):
+                def run():
+                    now[0] += (
+                        fixed
+                        + calls * (each if mode != timer.FLUSH else 0)
+                        + (0 if mode == timer.WARM else 7.0 * calls)
+                    )
+
+                return run
+
+            return of
+
+        self.enter_context(unittest.mock.patch.object(timer.time, "perf_counter", side_effect=lambda: now[0]))
+        return {f"p{index}": build(*cost) for index, cost in enumerate(costs)}
+
+    @parameterized.parameters(False, True)
+    def test_starting_and_flushing_are_taken_off(self, cold):
+        timings, refusals = timer.compare(self.clock((100.0, 2.0), (0.0, 5.0)), 4, 5, cold=cold)
+        assert {name: round(found.seconds, 9) for name, found in timings.items()} == {"p0": 2.0, "p1": 5.0}
+        assert refusals == {}
+
+    def test_what_takes_no_time_is_refused(self):
+        timings, refusals = timer.compare(self.clock((1.0, 0.0)), 4, 5)
+        assert timings == {}
+        assert "too restless" in refusals["p0"]
+
+    def test_a_peer_that_refuses_is_told(self):
+        def build(calls, mode):
+            raise ValueError("no such shape\nand more")
+
+        assert timer.compare({"peer": build}, 4, 3) == ({}, {"peer": "ValueError: no such shape"})
+
+    @parameterized.parameters(
+        (OURS, False, timer.WARM), (OURS, True, timer.COLD), (OURS, True, timer.FLUSH), ("jax.nn xla", True, timer.WARM)
+    )
+    def test_jax_programs_run(self, name, gradient, mode):
+        shape = shapes.Shape("grid", 1, 16, 24, 4, 2, 8, gradient=gradient, dtype="float32")
+        with unittest.mock.patch.object(chain, "FLUSH_BYTES", 4096), jax.default_device(jax.devices("cpu")[0]):
+            PEERS[name](shape)(2, mode)()
+
+    def test_peers_that_are_not_installed_say_so(self):
+        shape = shapes.SHAPES[shapes.QUICK[0]]
+        for name, package in (
+            ("FlashAttention-3", "flash_attn_interface"),
+            ("FlashAttention-4", "flash_attn"),
+            ("tokamax", "tokamax"),
+        ):
+            if importlib.util.find_spec(package) is None:
+                with pytest.raises(ImportError):
+                    PEERS[name](shape)
+
+
+class DrawingTest(parameterized.TestCase):
+    def test_drawings_are_svg_with_every_name(self):
+        drawing = svg.chart(
+            "a & b", "x", "y", [svg.Line("<ours>", [(1, 2), (4, 8)]), svg.Line("peer", [(2, 3)], dashed=True)]
+        )
+        root = ElementTree.fromstring(drawing)
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"a & b", "<ours>", "peer", "x", "y"} <= set(texts)
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 2
+
+    def test_a_greater_value_is_higher_and_further_right(self):
+        root = ElementTree.fromstring(svg.chart("", "", "", [svg.Line("", [(1, 1), (8, 64)])], log_x=True, log_y=True))
+        low, high = root.iter("{http://www.w3.org/2000/svg}circle")
+        assert float(high.get("cx")) > float(low.get("cx"))
+        assert float(high.get("cy")) < float(low.get("cy"))
+
+    def test_bars_are_as_long_as_their_values(self):
+        root = ElementTree.fromstring(svg.bars("t", "us", [("dhp_jax", 5.0), ("peer", 10.0)]))
+        _, ours, theirs = root.iter("{http://www.w3.org/2000/svg}rect")
+        assert float(theirs.get("width")) == 2 * float(ours.get("width"))
+
+    def test_constant_and_empty_data_are_drawn(self):
+        ElementTree.fromstring(svg.chart("", "", "", [svg.Line("flat", [(1, 5), (2, 5)])]))
+        assert svg.chart("", "", "", []) == svg.bars("", "", []) == ""
+        assert plots.roofline([]) == ""
+
+
+class ReadmeTest(parameterized.TestCase):
+    def test_figures_are_those_of_the_newest_results(self):
+        assert readme.main(["--check"]) == 0
+
+    def test_a_changed_figure_is_seen(self):
+        page = (readme.ROOT / "README.md").read_text("utf-8")
+        newest = results.history()[-1]
+        changed = page.replace("(+-1.7 %)", "(+-1.6 %)")
+        assert changed != page == readme.placed(changed, readme.section(results.load(newest), newest))
+
+    def test_lost_marks_are_an_error(self):
+        with pytest.raises(ValueError, match="lacks the line"):
+            readme.placed("no marks", "text")
+
+
+class NotebookTest(parameterized.TestCase):
+    CELLS = json.loads((BENCHMARKS / "attention.ipynb").read_text(encoding="utf-8"))["cells"]
+
+    def test_it_runs_from_results(self):
+        names = {"__name__": "notebook"}
+        said = io.StringIO()
+        with contextlib.chdir(BENCHMARKS), contextlib.redirect_stdout(said):
+            for cell in self.CELLS:
+                if cell["cell_type"] == "code":
+                    exec("".join(cell["source"]), names)
+        for drawing in (*filter(None, names["shown"]), names["roofline"], names["memory"], names["secrecy"]):
+            ElementTree.fromstring(drawing)
+        assert len(list(filter(None, names["shown"]))) >= 12
+        assert "ours, longest over shortest" in said.getvalue()
+
+    def test_it_keeps_no_output(self):
+        assert all(cell["outputs"] == [] for cell in self.CELLS if cell["cell_type"] == "code")
+
+
+class ProvenanceTest(parameterized.TestCase):
+    def test_versions_are_there(self):
+        found = provenance.versions()
+        assert {"date", "commit", "dhp_jax", "jax", "jaxlib"} <= found.keys()
+        assert provenance.commit(pathlib.Path(os.sep)) == "unknown"

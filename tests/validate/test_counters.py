@@ -1,0 +1,225 @@
+"""Gate 1: equal counters pass, a counter that moves fails, and what is not known is not passed."""
+
+import dataclasses
+import math
+import pathlib
+import stat
+import sys
+import tempfile
+import textwrap
+from unittest import mock
+
+import pytest
+from absl.testing import parameterized
+
+from dhp_jax.validate import counters, ncu
+from dhp_jax.validate.counters import PER_PC, Metrics
+from dhp_jax.validate.ncu import CountersError, Launch, NoCountersError
+from dhp_jax.validate.outcome import Status
+from dhp_jax.verify import report
+
+_SECRETS = ["random", "random", "zeros", "no keys", "random"]
+_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("issued.sum",), ("conflicts.sum",))
+_KERNEL = "_Z13attention_fwd"
+
+
+def launch(kernel=_KERNEL, instances=None, **metrics):
+    named = {"tensor.sum": 64.0, "xu.sum": 32.0, "issued.sum": 500.0, "conflicts.sum": 3.0}
+    named |= {f"{name}.sum": value for name, value in metrics.items()}
+    return Launch(kernel, named, {PER_PC: {0: 4.0, 16: 8.0, 32: 4.0} if instances is None else instances})
+
+
+def launches(changed=None, at=2):
+    """One launch for each of _SECRETS, of which one is `changed`."""
+    return [changed if changed and index == at else launch() for index in range(len(_SECRETS))]
+
+
+def check(found, expected=(_KERNEL,), **options):
+    judged = counters.judge(found, _SECRETS, _READ, **options)
+    return counters.conclude("gate 1", [judged], _READ, expected)
+
+
+class JudgeTest(parameterized.TestCase):
+    def test_equal_counters_pass(self):
+        assert check(launches()).status is Status.PASS
+
+    @parameterized.parameters("tensor", "xu", "issued")
+    def test_a_counter_that_moves_fails_and_names_the_secret(self, name):
+        found = check(launches(launch(**{name: 65.0}), at=3))
+        assert found.status is Status.FAIL
+        assert f"{name}.sum differs for no keys" in found.detail
+
+    def test_an_instruction_that_ran_otherwise_fails_though_the_sums_agree(self):
+        found = check(launches(launch(instances={0: 5.0, 16: 7.0, 32: 4.0})))
+        assert found.status is Status.FAIL
+        assert "single instructions differs for zeros" in found.detail
+
+    @parameterized.parameters("tensor", "xu")
+    def test_noise_in_a_core_counter_is_unknown(self, name):
+        found = check(launches(launch(**{name: 65.0}), at=1))
+        assert found.status is Status.UNKNOWN
+        assert "may not be left out" in found.detail
+
+    def test_noise_in_single_instructions_is_unknown(self):
+        assert check(launches(launch(instances={0: 9.0}), at=4)).status is Status.UNKNOWN
+
+    def test_noise_elsewhere_is_listed(self):
+        found = check(launches(launch(issued=501.0, conflicts=9.0), at=1))
+        assert found.status is Status.PASS
+        assert found.figures["noisy"] == ["conflicts.sum", "issued.sum"]
+
+    def test_what_is_only_listed_may_move(self):
+        assert check(launches(launch(conflicts=9.0))).status is Status.PASS
+
+    def test_failure_outweighs_what_is_unknown(self):
+        found = launches(launch(tensor=65.0))
+        found[1] = launch(xu=1.0)
+        assert check(found).status is Status.FAIL
+
+    @parameterized.named_parameters(
+        ("no_number", launch(tensor=math.nan)),
+        ("missing", dataclasses.replace(launch(), metrics={})),
+        ("no_instructions", launch(instances={})),
+    )
+    def test_what_cannot_be_read_is_unknown(self, odd):
+        assert check(launches(odd)).status is Status.UNKNOWN
+
+    def test_a_core_group_that_counts_nothing_is_unknown(self):
+        found = check([launch(tensor=0.0) for _ in _SECRETS])
+        assert found.status is Status.UNKNOWN
+        assert "nothing for tensor" in found.detail.replace("anything", "nothing")
+
+    def test_no_kernel_is_unknown(self):
+        assert check([]).status is Status.UNKNOWN
+        assert check([], expected=()).status is Status.UNKNOWN
+
+    def test_a_kernel_that_never_ran_is_unknown(self):
+        found = check(launches(), expected=(_KERNEL, "_Z13attention_bwd"))
+        assert found.status is Status.UNKNOWN
+        assert "_Z13attention_bwd: it never ran" in found.detail
+
+    def test_launches_that_do_not_fit_the_runs_are_unknown(self):
+        assert check(launches()[:-1]).status is Status.UNKNOWN
+
+    def test_a_kernel_may_run_twice_in_a_call(self):
+        twice = [launch(tensor=value) for _ in _SECRETS for value in (64.0, 128.0)]
+        assert check(twice).status is Status.PASS
+        twice[5] = launch(tensor=129.0)
+        assert check(twice).status is Status.FAIL
+
+    def test_waiting_loops_may_repeat_as_they_please(self):
+        found = launches(launch(instances={0: 4.0, 16: 99.0, 32: 4.0}))
+        assert check(found, waiting={_KERNEL: frozenset({16})}).status is Status.PASS
+        assert check(found, waiting={_KERNEL: frozenset({32})}).status is Status.FAIL
+
+    def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
+        back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
+        ahead = report.Branch(32, "@P0 BRA `(.L_x_9)", "wait", None)
+        labels = {_KERNEL: {".L_x_4": 64, ".L_x_9": 160}}
+        assert counters.loops([(_KERNEL, back), (_KERNEL, ahead)], labels) == {_KERNEL: {64, 80, 96}}
+        assert counters.loops([("another", back)], labels) == {}
+
+    def test_a_run_without_equal_inputs_is_refused(self):
+        with pytest.raises(ValueError, match="needs two runs with equal inputs"):
+            counters.judge([], ["random", "zeros"], _READ)
+
+
+class ControlTest(parameterized.TestCase):
+    def test_a_leak_is_seen(self):
+        judged = counters.judge(launches(launch(xu=9.0)), _SECRETS, _READ)
+        assert counters.judge_control(judged).status is Status.PASS
+
+    def test_a_leak_that_is_not_seen_voids(self):
+        found = counters.judge_control(counters.judge(launches(), _SECRETS, _READ))
+        assert (found.status, found.is_control) == (Status.FAIL, True)
+
+
+class MetricTest(parameterized.TestCase):
+    def test_the_first_pattern_that_the_gpu_has_counts(self):
+        known = [
+            "sm__inst_executed_pipe_tensor_op_hmma",
+            "smsp__inst_executed_pipe_tensor",
+            "sm__inst_executed_pipe_xu",
+        ]
+        known += ["smsp__inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
+        found = counters.metrics(known)
+        assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
+        assert found.core["LSU requests"] == ()
+        assert found.steady == ("smsp__inst_executed.sum",)
+        assert PER_PC in found.all()
+
+    def test_a_counter_of_the_core_is_not_listed_too(self):
+        found = counters.metrics(["l1tex__data_pipe_lsu_wavefronts_mem_shared"])
+        assert found.core["shared-memory wavefronts"] == ("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",)
+        assert found.restless == ()
+
+
+_TABLE = """\
+==PROF== Connected to process 7
+"ID","Process ID","Kernel Name","tensor.sum__x","sm__a.sum","inst_executed"
+"","","","","inst","inst"
+"0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)"
+"1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)"
+"""
+
+
+class TableTest(parameterized.TestCase):
+    def test_values_and_instances(self):
+        first, second = ncu.parse(_TABLE)
+        assert first.kernel == _KERNEL
+        assert first.metrics["sm__a.sum"] == 1024
+        assert first.instances[PER_PC] == {0: 4, 16: 8, 32: 4}
+        assert math.isnan(second.metrics["sm__a.sum"])
+        assert (second.metrics[PER_PC], second.instances[PER_PC]) == (1016, {16: 1000, 32: 16})
+
+    def test_no_table_is_no_launch(self):
+        assert ncu.parse("==WARNING== No kernels were profiled.\n") == []
+
+    def test_a_table_without_names_is_refused(self):
+        with pytest.raises(CountersError, match="without kernel names"):
+            ncu.parse('"ID","a__b"\n"0","1"\n')
+
+
+_FAKE = """\
+#!{python}
+import pathlib, sys
+arguments = sys.argv[1:]
+if "--query-metrics" in arguments:
+    print("sm__a          Counter  inst")
+    sys.exit()
+{body}
+"""
+_WRITES = 'pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text({table!r})'
+
+
+class ToolTest(parameterized.TestCase):
+    """With a program in the place of ncu."""
+
+    def use(self, body):
+        folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+        program = folder / "ncu"
+        program.write_text(_FAKE.format(python=sys.executable, body=textwrap.dedent(body)))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        self.enter_context(mock.patch.object(ncu, "tool", return_value=str(program)))
+        return ncu.run(["--suite"], ["sm__a.sum"], "^attention_", folder / "log.csv")
+
+    def test_launches_are_read_from_what_it_writes(self):
+        assert len(self.use(_WRITES.format(table=_TABLE))) == 2
+
+    def test_known_metrics(self):
+        self.use(_WRITES.format(table=_TABLE))
+        assert ncu.known_metrics() == {"sm__a"}
+
+    def test_without_permission_nothing_is_known(self):
+        with pytest.raises(NoCountersError, match="no permission"):
+            self.use('print("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission"); sys.exit(1)')
+
+    def test_a_child_that_fails_is_told(self):
+        with pytest.raises(CountersError, match="status 5"):
+            self.use("sys.exit(5)")
+
+    def test_without_the_tool_nothing_is_known(self):
+        self.enter_context(mock.patch.object(ncu.shutil, "which", return_value=None))
+        self.enter_context(mock.patch.object(ncu, "_PLACES", ()))
+        with pytest.raises(NoCountersError, match="not on the PATH"):
+            ncu.tool()

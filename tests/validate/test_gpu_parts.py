@@ -1,0 +1,176 @@
+"""The parts that need a GPU, with something in its place: what they measure goes the whole way to a check."""
+
+import pathlib
+import re
+import tempfile
+from unittest import mock
+
+import numpy as np
+from absl.testing import parameterized
+
+from dhp_jax.validate import _controls, counters, gpu, ncu, proof, repeat, roofline, timing
+from dhp_jax.validate.calls import Call
+from dhp_jax.validate.ncu import CountersError, Launch, NoCountersError
+from dhp_jax.validate.outcome import Status
+from dhp_jax.validate.plan import Context
+
+_SMS = 4
+_KNOWN = (
+    "sm__inst_executed_pipe_tensor_op_hmma",
+    "sm__inst_executed_pipe_xu",
+    "l1tex__t_requests_pipe_lsu_mem_global_op_ld",
+    "l1tex__t_sectors_pipe_lsu_mem_global_op_ld",
+    "smsp__sass_l1tex_data_pipe_lsu_wavefronts_mem_shared",
+)
+
+
+def device(shifts=None):
+    """In the place of _controls.time_call: `shifts` is cycles by (class, work)."""
+
+    def time_call(call, work, classes, order, waits=None):
+        rng = np.random.default_rng(len(order) + work)
+        cycles = 30_000 + 30 * rng.standard_normal((len(order), 1)) + rng.standard_normal((len(order), _SMS))
+        for index in range(len(classes)):
+            added = (shifts or {}).get((index, work), 0) + (waits or [0] * len(classes))[index]
+            cycles[order == index] += added
+        return np.rint(cycles).astype(np.int32), np.full(len(order), 20_000)
+
+    return time_call
+
+
+class PartTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+        self.enter_context(mock.patch.object(_controls, "objection", return_value=""))
+        small = tuple(Call("bfloat16", 8, operands, B=1, T=4, S=6, N=2, K=1) for operands in (False, True))
+        self.enter_context(mock.patch.object(timing, "CALLS", small))
+        self.enter_context(mock.patch.object(gpu, "architecture", return_value="sm_90a"))
+
+    def context(self, quick=True):
+        return Context(self.folder, quick)
+
+
+class TimingTest(PartTest):
+    def test_equal_times_pass(self):
+        with mock.patch.object(_controls, "time_call", device()):
+            (check,) = timing.run(self.context())
+        assert check.status is Status.PASS, check.detail
+        assert set(check.figures["calls"]) == {"bfloat16-8-operands forward", "bfloat16-8-operands backward"}
+
+    def test_a_class_that_takes_longer_in_the_backward_pass_fails(self):
+        with mock.patch.object(_controls, "time_call", device({(2, _controls.BACKWARD): 20})):
+            (check,) = timing.run(self.context())
+        assert check.status is Status.FAIL
+        assert "backward: time depends on secrets: zeros" in check.detail
+
+    def test_controls(self):
+        leak = mock.patch.object(
+            _controls, "time_leak", lambda lengths, order: device({(1, 9): -5000})(None, 9, lengths, order)
+        )
+        with leak, mock.patch.object(_controls, "time_call", device()):
+            (check,) = timing.controls(self.context())
+        assert check.status is Status.PASS
+        with leak, mock.patch.object(_controls, "time_call", lambda *a, **_: device()(*a[:4])):
+            (check,) = timing.controls(self.context())
+        assert check.status is Status.FAIL
+
+    def test_wall_clock_is_told_beside_cycles(self):
+        def measure(call, work, classes, order):
+            return np.full((len(order), _SMS), 1000, np.int32), np.where(order == 1, 900, 1000)
+
+        with mock.patch.object(_controls, "time_call", measure), mock.patch.object(Call, "arrays", return_value={}):
+            (check,) = timing.wall_clock(self.context())
+        assert "-10.00 % of time, +0.00 % of cycles" in check.detail
+
+
+class CounterTest(PartTest):
+    KERNELS = ("_ZN3dhp18attention_fwd_sm80IDTypeE1E", "_ZN3dhp19attention_bwd_deltaIDTypeE1E")
+
+    def gate(self, launch, known=_KNOWN):
+        """The gate for bfloat16, where `launch` says what a kernel counts for a sort of secrets."""
+
+        def run(arguments, metrics, kernels, log):
+            secrets = arguments[arguments.index("--secrets") + 1].split(",")
+            return [Launch(kernel, *launch(metrics, secret)) for secret in secrets for kernel in self.KERNELS]
+
+        with (
+            mock.patch.object(ncu, "known_metrics", return_value=frozenset(known)),
+            mock.patch.object(ncu, "run", run),
+            mock.patch.object(counters, "waiting_loops", return_value={}),
+            mock.patch.object(proof, "names", return_value=[*self.KERNELS, "_ZN3dhp18attention_fwd_sm80IDTypeE0E"]),
+        ):
+            (check,) = counters.bfloat16(self.context())
+        return check
+
+    @staticmethod
+    def equal(metrics, secret):
+        return dict.fromkeys(metrics, 8.0), {counters.PER_PC: {0: 4.0, 16: 4.0}}
+
+    def test_equal_counters_pass(self):
+        check = self.gate(self.equal)
+        assert check.status is Status.PASS, check.detail
+        assert check.figures["kernels"] == sorted(self.KERNELS)
+
+    def test_a_length_that_is_seen_fails(self):
+        def launch(metrics, secret):
+            counts, instances = self.equal(metrics, secret)
+            return counts | ({"sm__inst_executed_pipe_xu.sum": 4.0} if secret == "half the keys" else {}), instances
+
+        check = self.gate(launch)
+        assert check.status is Status.FAIL
+        assert "differs for half the keys" in check.detail
+
+    def test_a_gpu_without_a_core_metric_is_unknown(self):
+        assert self.gate(self.equal, _KNOWN[1:]).status is Status.UNKNOWN
+
+    @parameterized.parameters((NoCountersError("none"), Status.SKIPPED), (CountersError("odd"), Status.UNKNOWN))
+    def test_what_cannot_be_read_is_no_pass(self, problem, status):
+        with mock.patch.object(ncu, "known_metrics", side_effect=problem):
+            for function in (counters.float32, counters.controls):
+                (check,) = function(self.context())
+                assert check.status is status
+
+    def test_control(self):
+        def run(arguments, metrics, kernels, log):
+            lengths = [int(n) for n in re.findall(r"length (\d+)", arguments[-1])]
+            return [Launch("control_leak", dict.fromkeys(metrics, n), {counters.PER_PC: {0: n}}) for n in lengths]
+
+        with mock.patch.object(ncu, "known_metrics", return_value=frozenset(_KNOWN)):
+            with mock.patch.object(ncu, "run", run):
+                (check,) = counters.controls(self.context())
+            assert check.status is Status.PASS
+            with mock.patch.object(ncu, "run", return_value=[]):
+                (check,) = counters.controls(self.context())
+            assert check.status is Status.FAIL
+
+
+class RepeatTest(PartTest):
+    def test_control(self):
+        order = iter(range(1000))
+        with mock.patch.object(_controls, "unordered_sum", side_effect=lambda values: np.float32(next(order) % 3)):
+            (check,) = repeat.controls(self.context())
+        assert (check.status, check.figures) == (Status.PASS, {"different": 3})
+        with mock.patch.object(_controls, "unordered_sum", return_value=np.float32(1)):
+            (check,) = repeat.controls(self.context())
+        assert check.status is Status.FAIL
+
+
+class RooflineTest(PartTest):
+    def run_part(self, metrics):
+        with (
+            mock.patch.object(ncu, "known_metrics", return_value=frozenset({"dram__throughput", "sm__inst_issued"})),
+            mock.patch.object(
+                ncu, "run", lambda a, names, k, log: [Launch("18attention_fwd_sm80I", metrics(names), {})]
+            ),
+        ):
+            (check,) = roofline.run(self.context())
+        return check
+
+    def test_every_call_is_placed(self):
+        check = self.run_part(lambda names: dict.fromkeys(names, 1e6))
+        assert check.status is Status.PASS
+        assert len(check.figures["kernels"]) == len(roofline.CALLS)
+
+    def test_a_missing_metric_is_unknown(self):
+        assert self.run_part(lambda names: {}).status is Status.UNKNOWN
