@@ -66,11 +66,15 @@ __global__ void __launch_bounds__(kStampThreads) control_end(Stopwatch watch) {
 // The run is over.
 __global__ void control_next(int64_t* sample) { ++*sample; }
 
-// Waits for a secret number of cycles: what the timing test must see.
+// Takes a secret number of cycles more, a multiple of 64: what the timing test must see. Chains of 16 dependent
+// multiply-adds, of 4 cycles each; a loop that reads the clock until the time is over would take a whole pass
+// for no cycles too.
 __global__ void control_delay(const int64_t* cycles) {
-  const int64_t wanted = *cycles;
-  const int64_t start = clock64();
-  while (clock64() - start < wanted) {}
+  float value = 1.0f;
+  for (int64_t left = *cycles; left > 0; left -= 64) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) asm volatile("fma.rn.f32 %0, %0, %0, %0;" : "+f"(value));
+  }
 }
 
 }  // namespace dhp
