@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(kStampThreads) control_end(Stopwatch watch) {
 // The run is over.
 __global__ void control_next(int64_t* sample) { ++*sample; }
 
-// Takes a secret number of cycles more, a multiple of 64: what the timing test must see. Chains of 16 dependent
-// multiply-adds, of 4 cycles each; a loop that reads the clock until the time is over would take a whole pass
-// for no cycles too.
+// Takes a secret number of cycles more, a multiple of 64: what the timing test must see. Chains of 16
+// dependent multiply-adds, of 4 cycles each; a loop that reads the clock until the time is over would take a
+// whole pass for no cycles too.
 __global__ void control_delay(const int64_t* cycles) {
   float value = 1.0f;
   for (int64_t left = *cycles; left > 0; left -= 64) {
