@@ -40,6 +40,7 @@ nitpick_ignore = [
     # A link to JAX's pages would take an inventory from the network.
     ("py:func", "jax.nn.dot_product_attention"),
     ("py:class", "jax.Array"),
+    ("py:class", "jax.jaxlib._jax.Array"),  # what jax 0.9 calls it
 ]
 
 

@@ -15,13 +15,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILT = ROOT / "build" / "leaky"  # kept from run to run
-LAUNCHER = ROOT / "cuda" / "nvcc.sh"
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 _NEEDED = "no nvcc of CUDA 13: put one on the PATH, set CUDACXX, or install nvidia-cuda-nvcc==13.0.88"
 
 
-def compiled(name, sources, flags):
+def compiled(name, sources, flags, launcher=()):
     """Path of what nvcc makes with these flags, BUILT / name but for a hash of all that it is made from.
 
     Skips the test where there is no nvcc.
@@ -30,19 +29,20 @@ def compiled(name, sources, flags):
         name: such as "alu.sm_80.cubin".
         sources: the file to compile first, then all that it includes.
         flags: for nvcc.
+        launcher: command in front of nvcc's.
     """
     nvcc = _find()
     if nvcc is None:
         cannot_run(_NEEDED)
-    digest = hashlib.sha256(repr((_version(nvcc), flags)).encode() + LAUNCHER.read_bytes())
-    for source in sources:
+    digest = hashlib.sha256(repr((_version(nvcc), flags)).encode())
+    for source in (*sources, *launcher[1:]):
         digest.update(source.read_bytes())
     stem, _, suffix = name.rpartition(".")
     built = BUILT / f"{stem}.{digest.hexdigest()[:16]}.{suffix}"
     if not built.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
         unfinished = built.with_suffix(f".{os.getpid()}")
-        command = ["sh", LAUNCHER, nvcc, *flags, sources[0], "-o", unfinished]
+        command = [*launcher, nvcc, *flags, sources[0], "-o", unfinished]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"{sources[0]} does not compile as {name}: {done.stderr}")

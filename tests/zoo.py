@@ -38,6 +38,7 @@ _LAUNCHERS = {  # they instantiate every kernel that ships
     "sm_90a": ("launch.cu", "launch_sm90.cu"),
 }
 _SHIPPED_FLAGS = (*_FLAGS, "-ftz=true", "-Werror=all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror")
+_SHIPPED_LAUNCHER = ("sh", ROOT / "cuda" / "nvcc.sh")
 
 _NAME = re.compile(r"\b([LBXY]\d\d\w*)\(")
 _ITEM = re.compile(r"(?P<rule>CT\d\d)(?: on (?P<architecture>sm_\w+))?")
@@ -171,13 +172,13 @@ def shipped_cubins(architecture):
 
 def as_shipped(file, architecture, *flags):
     """Path of a file compiled by the rules of what ships: a spill or a warning is a failure."""
-    return _compiled(file, [], architecture, (*_SHIPPED_FLAGS, *flags))
+    return _compiled(file, [], architecture, (*_SHIPPED_FLAGS, *flags), _SHIPPED_LAUNCHER)
 
 
 def _shipped_cubin(file, architecture):
     with nvcc.alone(f"{file.stem}.{architecture}"):
         headers = nvcc.included(file, _CUDA)
-        return _compiled(file, headers, architecture, (*_SHIPPED_FLAGS, f"-I{_CUDA}"))
+        return _compiled(file, headers, architecture, (*_SHIPPED_FLAGS, f"-I{_CUDA}"), _SHIPPED_LAUNCHER)
 
 
 @functools.cache
@@ -200,10 +201,10 @@ def shipped_reports(architecture):
         return tuple(verify_images(paths, policy.read(POLICY), cache=Cache(VERDICTS)))
 
 
-def _compiled(file, headers, architecture, flags):
+def _compiled(file, headers, architecture, flags, launcher=()):
     try:
         importlib.metadata.version("nvidia-cuda-nvdisasm")
     except importlib.metadata.PackageNotFoundError:
         nvcc.cannot_run("no nvdisasm: pip install 'dhp_jax[verify]'")
     target = f"-gencode=arch={architecture.replace('sm', 'compute')},code={architecture}"
-    return nvcc.compiled(f"{file.stem}.{architecture}.cubin", [file, *headers], (target, *flags))
+    return nvcc.compiled(f"{file.stem}.{architecture}.cubin", [file, *headers], (target, *flags), launcher)

@@ -13,12 +13,13 @@ from unittest import mock
 import pytest
 from absl.testing import absltest, parameterized
 
+from dhp_jax.validate import machine
 from dhp_jax.verify import opcodes
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from latency import build, coverage, judge, machine, sass, table  # noqa: E402
+from latency import build, coverage, judge, sass, table  # noqa: E402
 from latency.judge import Verdict  # noqa: E402
 
 RESULTS = json.loads((BENCHMARKS / "results" / "2026-11-21-h200-latency.json").read_text())
