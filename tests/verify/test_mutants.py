@@ -20,7 +20,7 @@ from dhp_jax.verify import Policy, Verdict, cubin
 from dhp_jax.verify.analysis import verify_kernel
 
 _NUM_DRAWN = int(os.environ.get("DHP_MUTANTS", "60"))
-_SHARES = 4  # of the draw, for as many workers
+_SHARES = min(16, _NUM_DRAWN)  # of the draw, so that the workers of a test run end at the same time
 _GOAL = 0.98
 _MOST_PLACES = 100  # of one kernel, drawn: a tensor-core kernel has thousands
 _SORTS = ("address", "branch predicate", "coordinate", "guard", "lane", "opcode", "redefinition")
