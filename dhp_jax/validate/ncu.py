@@ -10,8 +10,9 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+
+from dhp_jax.validate.child import python
 
 _SECONDS = 400
 _NO_PERMISSION = "ERR_NVGPUCTRPERM"
@@ -75,12 +76,11 @@ def run(arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pat
         NoCountersError: ncu is missing or has no permission.
         CountersError: ncu or the child failed, or wrote what cannot be read.
     """
-    safe = ["-P"] if sys.flags.safe_path else []
     command = [tool(), "--target-processes", "all", "--clock-control", "none", "--cache-control", "all"]
     command += ["--replay-mode", "kernel", "-k", f"regex:{kernels}", "--metrics", ",".join(metrics), "--csv"]
     command += ["--page", "raw", "--print-metric-instances", "values", "--print-units", "base"]
     command += ["--print-kernel-base", "mangled", "--log-file", str(log)]
-    command += [sys.executable, *safe, "-m", "dhp_jax.validate._one", *arguments]
+    command += [*python(), "-m", "dhp_jax.validate._one", *arguments]
     # Kernels in a command buffer are not told apart.
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
     environment = {**os.environ, "XLA_FLAGS": flags.strip(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from dhp_jax.validate import _controls, gpu
 from dhp_jax.validate.calls import Call, to_text
+from dhp_jax.validate.child import python
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.plan import Context
 
@@ -122,7 +122,7 @@ def moved(program: Callable[[Any], Any], arrays: dict[str, Any], first: Any) -> 
 
 def _other_processes(platform: str, digests: dict[str, str]) -> list[str]:
     """The calls of which a fresh process, beside others at work, has other bits."""
-    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "dhp_jax.validate._one", "--digests"]
+    command = [*python(), "-m", "dhp_jax.validate._one", "--digests"]
     children = [
         subprocess.Popen([*command, platform, *digests], stdout=subprocess.PIPE, text=True) for _ in range(_PROCESSES)
     ]

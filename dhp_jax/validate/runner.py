@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dhp_jax.validate import plan
+from dhp_jax.validate.child import python
 from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.plan import Part
 from dhp_jax.validate.store import Store
@@ -55,11 +56,10 @@ def _run_child(
     A part that its process died of fails, and so does one that had most of the loop's time for itself and did not end.
     One that began late has not run: --resume gives it another chance.
     """
-    safe = ["-P"] if sys.flags.safe_path else []
     options = ["--out", str(store.folder), "--identity", store.identity, *(["--quick"] if quick else [])]
     start = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, *safe, *command, *options, "--", *(part.name for part in todo)], start_new_session=True
+        [*python(), *command, *options, "--", *(part.name for part in todo)], start_new_session=True
     )
     try:
         status = child.wait(timeout=max(left, 0.0))

@@ -6,8 +6,8 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
+from dhp_jax.validate.child import python
 from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.plan import Context
 
@@ -39,8 +39,7 @@ def run(context: Context) -> list[Check]:
 
 def _run(tool: str, names: tuple[str, ...], folder: pathlib.Path) -> dict[str, tuple[int | None, str]]:
     """By tool: the exit status, None where it did not end in time; and what was said."""
-    safe = ["-P"] if sys.flags.safe_path else []
-    child = [sys.executable, *safe, "-m", "dhp_jax.validate._one", "--suite"]
+    child = [*python(), "-m", "dhp_jax.validate._one", "--suite"]
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     running = {}
     for name in names:

@@ -1,5 +1,6 @@
 """What happens to a part is kept: also that its process died, and that the run was killed."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -13,7 +14,9 @@ import pytest
 import validate_child
 from absl.testing import parameterized
 
+import dhp_jax
 from dhp_jax.validate import runner, store
+from dhp_jax.validate.child import python
 from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.store import Store
 
@@ -118,3 +121,17 @@ class StoreTest(parameterized.TestCase):
 
     def test_identity_follows_the_options(self):
         assert store.identity(quick=True) == store.identity(quick=True) != store.identity(quick=False)
+
+
+class ChildTest(parameterized.TestCase):
+    def test_it_imports_what_runs_here_and_not_what_lies_in_the_working_directory(self):
+        own = pathlib.Path(dhp_jax.__file__).resolve().parents[1]
+        with tempfile.TemporaryDirectory() as folder:
+            other = pathlib.Path(folder, "dhp_jax", "__init__.py")
+            other.parent.mkdir()
+            other.write_text("raise ImportError('another')\n")
+            for place in (folder, own):
+                with contextlib.chdir(place):
+                    command = [*python(), "-c", "import dhp_jax; print(dhp_jax.__file__)"]
+                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                assert pathlib.Path(done.stdout.strip()).resolve() == own / "dhp_jax" / "__init__.py"
