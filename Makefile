@@ -37,7 +37,7 @@ sanitize: $(VENV)/installed
 
 # -P: the installed package, not the folder's. Both proofs run; the first verdict that is not SAFE fails the target.
 verify: $(VENV)/installed
-	$(BIN)/python -P -m dhp_jax.verify --no-cache
+	$(BIN)/python -P -m dhp_jax.verify --keep build/verdicts
 	$(BIN)/python -P -m dhp_jax.verify --host
 
 docs: $(VENV)/installed

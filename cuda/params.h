@@ -69,6 +69,9 @@ struct ForwardParams {
   // Both [V, B, T, N]; their sum is the log-sum-exp. Where no key takes part they are finite and -inf.
   float* row_max;  // largest score of the row
   float* log_sum;  // ln of the sum of exp(score - row_max)
+  // Workspace of as many elements as forward_workspace (launch/workspace.h) says; nullptr where the call does
+  // without, for which there is always a way.
+  float* workspace = nullptr;
 };
 
 // Gradients of query, key and value.

@@ -68,6 +68,16 @@ def check_ffi_version(built: tuple[int, int], installed: tuple[int, int]) -> Non
     )
 
 
+def forward_workspace(sizes: dict[str, int], **facts: bool) -> int:
+    """Elements of the float32 workspace of a forward call; `sizes` by axis letter, `facts` of launch/workspace.h.
+
+    0 where a size is not known yet (shape polymorphism); the call then does without.
+    """
+    if not all(isinstance(size, int) for size in sizes.values()):
+        return 0
+    return int(native().forward_workspace(**sizes, **facts))
+
+
 @functools.cache
 def register_targets() -> None:
     """Registers our custom-call targets with JAX, for every platform this build has.

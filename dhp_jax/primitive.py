@@ -22,7 +22,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import mlir, xla
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from dhp_jax import ffi, partition
 from dhp_jax.spec import Options
@@ -149,7 +149,8 @@ def _partitioned(
 
 
 def _bind(call: Call, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(_PRIMITIVES[call.name].bind(*operands, call=call))
+    # What follows the results is workspace, whose size is that of a shard: no other layer sees it.
+    return tuple(_PRIMITIVES[call.name].bind(*operands, call=call))[: len(call.results)]
 
 
 def axis_sizes(call: Call, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
@@ -184,7 +185,20 @@ def _abstract_evaluation(*operands: Any, call: Call) -> list[Any]:
             shape=shape, dtype=dtype, weak_type=False, sharding=like.sharding.update(spec=spec)
         )
         results.append(aval)
+    if call.name == "attention_fwd" and (size := _workspace(call, named, sizes)):
+        whole = named["query"].sharding.update(spec=PartitionSpec(None))
+        results.append(results[call.results.index("row_max")].update(shape=(size,), sharding=whole))
     return results
+
+
+def _workspace(call: Call, operands: dict[str, Any], sizes: dict[str, int]) -> int:
+    keys = [operands[name] for name in ("key", "value", "key_value_lengths") if name in operands]
+    return ffi.forward_workspace(
+        sizes,
+        has_16_bits=keys[0].dtype.itemsize == 2,
+        has_key_value_lengths=call.options.has_key_value_lengths,
+        maps_keys=any(x.shape[0] != 1 for x in keys),
+    )
 
 
 def _attributes(options: Options) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def compiled(name, sources, flags, launcher=()):
     return built
 
 
+def kept(name, data):
+    """Path of BUILT / name, which holds these bytes in one piece."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    unfinished = BUILT / f"{name}.{os.getpid()}"
+    unfinished.write_bytes(data)
+    return unfinished.rename(BUILT / name)
+
+
 def included(source, folder):
     """All that a file includes from a folder, directly or not: only what it sees has it compiled again."""
     found = [source]

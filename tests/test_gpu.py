@@ -19,7 +19,7 @@ from test_differences import (
 )
 from test_forward import ArgumentFormTest, ForwardTest
 from test_properties import PropertyTest
-from test_tile_edges import HopperTileEdgeTest, TileEdgeTest
+from test_tile_edges import HopperTileEdgeTest, SmallTileEdgeTest, TileEdgeTest
 
 pytestmark = pytest.mark.gpu
 
@@ -38,6 +38,7 @@ __all__ = [
     "NotFiniteTest",
     "PastLengthTest",
     "PropertyTest",
+    "SmallTileEdgeTest",
     "SubnormalTest",
     "TileEdgeTest",
 ]

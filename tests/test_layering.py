@@ -165,7 +165,10 @@ class NativeTest(parameterized.TestCase):
         own = [name for _, name in _INCLUDE.findall(path.read_text()) if name.split("/")[0] in FLOORS]
         assert [name for name in own if not (CUDA / name).is_file()] == []
 
-    @parameterized.parameters(("launch.cu", False), ("launch_sm90.cu", True))
+    @parameterized.parameters(
+        *(("launch.cu", False), ("launch_sm90.cu", True)),
+        *(("launch_small_sm90.cu", True), ("launch_decode_sm90.cu", True)),
+    )
     def test_what_only_compute_capability_9_0_has_is_in_its_own_unit(self, unit, is_its_own):
         included = nvcc.included(CUDA / "launch" / unit, CUDA)
         assert (CUDA / "device" / "ptx_sm90.cuh" in included) == is_its_own

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from said import assert_says
 
 import dhp_jax
 from dhp_jax import ffi
@@ -24,15 +25,6 @@ def _call(query=_QUERY, key=_KEY, value=_KEY, bias=None, mask=None, **options):
 
 def _ones(*shape, dtype=np.float32):
     return np.ones(shape, dtype)
-
-
-def _assert_says(text, *parts):
-    """All parts, in this order."""
-    position = 0
-    for part in parts:
-        position = text.find(part, position)
-        assert position >= 0, f"{part!r} is missing, or comes too early, in: {text}"
-        position += len(part)
 
 
 class ArgumentMessageTest(parameterized.TestCase):
@@ -221,7 +213,7 @@ class ArgumentMessageTest(parameterized.TestCase):
     def test_wrong_argument(self, error, arguments, parts):
         with pytest.raises(error) as raised:
             _call(**arguments)
-        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+        assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     @parameterized.named_parameters(
         ("scale", "scale", ("scale is ", "must be a number known while tracing", "Multiply the query instead")),
@@ -232,7 +224,7 @@ class ArgumentMessageTest(parameterized.TestCase):
     def test_traced_option(self, name, parts):
         with pytest.raises(TypeError) as raised:
             jax.jit(lambda option: _call(**{name: option}))(1)
-        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+        assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     @parameterized.named_parameters(
         ("text_as_scale", {"scale": "big"}, ("scale is 'big'", "must be a number")),
@@ -245,13 +237,13 @@ class ArgumentMessageTest(parameterized.TestCase):
     def test_option_of_another_kind(self, arguments, parts):
         with pytest.raises(TypeError) as raised:
             _call(**arguments)
-        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+        assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     @parameterized.parameters(np.inf, -np.inf, np.nan, 1e39, 10**400)
     def test_scale_that_float32_does_not_hold(self, scale):
         with pytest.raises(ValueError, match="scale is ") as raised:
             _call(scale=scale)
-        _assert_says(str(raised.value), "dot_product_attention: ", "must be finite in float32", "mask or bias")
+        assert_says(str(raised.value), "dot_product_attention: ", "must be finite in float32", "mask or bias")
 
     @parameterized.named_parameters(
         ("many_lines", "scale", lambda: np.ones((9, 9))),
@@ -272,13 +264,13 @@ class ArgumentMessageTest(parameterized.TestCase):
         with pytest.raises(ValueError, match="has shape") as raised:
             jax.export.export(jax.jit(_call))(query, key, key)
         parts = ("query has shape (2, t, 4, 8)", "must be known while tracing", "Export a program for each shape")
-        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+        assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     def test_sequence_too_long(self):
         key = jax.ShapeDtypeStruct((2, 2**31, 2, 8), jnp.float32)
         with pytest.raises(ValueError, match="a sequence has length") as raised:
             jax.eval_shape(_call, _QUERY, key, key)
-        _assert_says(str(raised.value), "2147483648", "must be at most 2147482623", "Split the sequence")
+        assert_says(str(raised.value), "2147483648", "must be at most 2147482623", "Split the sequence")
 
     @parameterized.named_parameters(
         ("dtype", TypeError, {"dtype": "int8"}, ("dtype is 'int8'", "must be one of float32", "Cast")),
@@ -296,12 +288,12 @@ class ArgumentMessageTest(parameterized.TestCase):
         heads = {"num_query_heads": 4, "num_key_value_heads": 2}
         with pytest.raises(error) as raised:
             dhp_jax.AttentionSpec(**({"dtype": "float32", "scale": 1.0} | sizes | heads | changes))
-        _assert_says(str(raised.value), "dot_product_attention: ", *parts)
+        assert_says(str(raised.value), "dot_product_attention: ", *parts)
 
     def test_unknown_public_name(self):
         with pytest.raises(AttributeError) as raised:
             _ = dhp_jax.attention_of_another_kind
-        _assert_says(str(raised.value), "no attribute 'attention_of_another_kind'", "it has", "dot_product_attention")
+        assert_says(str(raised.value), "no attribute 'attention_of_another_kind'", "it has", "dot_product_attention")
 
 
 def _sum(query):
@@ -320,7 +312,7 @@ class DerivativeMessageTest(parameterized.TestCase):
         with pytest.raises(NotImplementedError) as raised:
             differentiate(_QUERY)
         parts = ("has one reverse-mode derivative", "forward mode", "second", "Use jax.nn.dot_product_attention there")
-        _assert_says(str(raised.value), "dhp_jax.dot_product_attention ", *parts)
+        assert_says(str(raised.value), "dhp_jax.dot_product_attention ", *parts)
 
 
 class PlatformMessageTest(parameterized.TestCase):
@@ -331,7 +323,7 @@ class PlatformMessageTest(parameterized.TestCase):
         with pytest.raises(NotImplementedError) as raised:
             traced.lower(lowering_platforms=(platform,))
         parts = (f"platform {platform}", "cuda and cpu only", "Use jax.nn.dot_product_attention there")
-        _assert_says(str(raised.value), "dhp_jax: attention_fwd was lowered for ", *parts)
+        assert_says(str(raised.value), "dhp_jax: attention_fwd was lowered for ", *parts)
 
 
 @pytest.fixture
@@ -352,7 +344,7 @@ class TestInstallationMessages:
             "Reinstall with DHP_CUDA=1",
             "default_device",
         )
-        _assert_says(str(raised.value), "dhp_jax: ", *parts)
+        assert_says(str(raised.value), "dhp_jax: ", *parts)
 
     @pytest.mark.usefixtures("without_cuda_kernels")
     def test_program_for_cuda_may_be_lowered_where_no_gpu_is(self, monkeypatch):
@@ -365,7 +357,7 @@ class TestInstallationMessages:
         with pytest.raises(ImportError) as raised:
             ffi.check_ffi_version(built, (0, 3))
         received = f"built on XLA FFI {built[0]}.{built[1]}, and the installed jaxlib has 0.3"
-        _assert_says(str(raised.value), received, "same major and at least the same minor", "Upgrade jax", "Reinstall")
+        assert_says(str(raised.value), received, "same major and at least the same minor", "Upgrade jax", "Reinstall")
 
     @pytest.mark.parametrize("built", [(0, 3), (0, 1)])
     def test_built_for_this_ffi_or_an_older_one_is_taken(self, built):
@@ -380,7 +372,7 @@ class TestInstallationMessages:
         monkeypatch.setitem(sys.modules, "dhp_jax._native", None)
         with pytest.raises(ImportError) as raised:
             ffi.native.__wrapped__()
-        _assert_says(str(raised.value), "compiled module dhp_jax._native does not load", "Reinstall it from source")
+        assert_says(str(raised.value), "compiled module dhp_jax._native does not load", "Reinstall it from source")
 
     def test_compiled_module_is_missing_because_the_source_tree_hides_the_installed_package(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "dhp_jax._native", None)
@@ -388,123 +380,4 @@ class TestInstallationMessages:
         monkeypatch.setattr(ffi, "__file__", str(sources / "ffi.py"))
         with pytest.raises(ImportError) as raised:
             ffi.native.__wrapped__()
-        _assert_says(str(raised.value), f"source tree {sources}", "run from another folder")
-
-
-_NATIVE_QUERY, _NATIVE_KEY = _QUERY[None], _KEY[None]
-
-
-_OUT, _STATISTIC = (1, 2, 5, 4, 8), (1, 2, 5, 4)
-
-
-def _native(*operands, name="attention_fwd", results=(_OUT, _STATISTIC, _STATISTIC), out_dtype=np.float32, **flags):
-    """A custom call, without the checks that Python makes before it."""
-    ffi.register_targets()  # else done by the first attention call, which this is not
-    dtypes = (out_dtype, np.float32, np.float32)
-    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(results, dtypes, strict=False)]
-    attributes = {"scale": np.float32(1), "band_left": np.int64(5), "band_right": np.int64(7)}
-    attributes |= dict.fromkeys(("has_bias", "has_mask", "has_query_lengths", "has_key_value_lengths"), False) | flags
-    return jax.block_until_ready(jax.ffi.ffi_call(ffi.TARGETS[name], shapes)(*operands, **attributes))
-
-
-class NativeMessageTest(parameterized.TestCase):
-    """What reaches the custom call past Python, from an exported program say, is checked before it is used."""
-
-    def test_right_call_is_taken(self):
-        _native(_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY)
-
-    @parameterized.named_parameters(
-        ("too_few_operands", (_NATIVE_QUERY, _NATIVE_KEY), {}, ("no buffer for value",)),
-        (
-            "too_many_operands",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _NATIVE_KEY),
-            {},
-            ("4 buffers where 3 are expected",),
-        ),
-        (
-            "rank",
-            (_QUERY, _NATIVE_KEY, _NATIVE_KEY),
-            {},
-            ("query is float32[2,5,4,8]", "must have rank 5"),
-        ),
-        (
-            "dtype",
-            (_NATIVE_QUERY.astype(np.int32), _NATIVE_KEY, _NATIVE_KEY),
-            {},
-            ("query is int32[1,2,5,4,8]", "must be float32, bfloat16 or float16"),
-        ),
-        (
-            "unequal_dtypes",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY.astype(np.float16)),
-            {},
-            ("value is float16[1,2,7,2,8]", "must be float32"),
-        ),
-        (
-            "channels",
-            tuple(array[..., :5] for array in (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY)),
-            {},
-            ("query is float32[1,2,5,4,5]", "must be a multiple of 8 from 8 to 256"),
-        ),
-        (
-            "heads",
-            (_NATIVE_QUERY[:, :, :, :3], _NATIVE_KEY, _NATIVE_KEY),
-            {},
-            ("query is float32[1,2,5,3,8]", "must be a multiple of the heads of key float32[1,2,7,2,8]"),
-        ),
-        (
-            "value_shape",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY[:, :, :6]),
-            {},
-            ("value is float32[1,2,6,2,8]", "axis 2 must be 7 to fit [1,2,7,2,8]"),
-        ),
-        (
-            "bias_shape",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 1, 4, 3, 7)),
-            {"has_bias": True},
-            ("bias is float32[1,1,4,3,7]", "axis 3 must be 5 or 1 to fit [1,2,4,5,7]"),
-        ),
-        (
-            "mask_dtype",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 1, 1, 1, 7)),
-            {"has_mask": True},
-            ("mask is float32[1,1,1,1,7]", "must be bool"),
-        ),
-        (
-            "length_dtype",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, _ones(1, 2)),
-            {"has_query_lengths": True},
-            ("query_seq_lengths is float32[1,2]", "must be int32"),
-        ),
-        (
-            "too_few_results",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
-            {"results": (_OUT, _STATISTIC)},
-            ("no buffer for log_sum",),
-        ),
-        (
-            "out_shape",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
-            {"results": ((1, 2, 6, 4, 8), _STATISTIC, _STATISTIC)},
-            ("out is float32[1,2,6,4,8]", "axis 2 must be 5 to fit [1,2,5,4,8]"),
-        ),
-        (
-            "out_dtype",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
-            {"out_dtype": np.float16},
-            ("out is float16[1,2,5,4,8]", "must have the dtype of query"),
-        ),
-        (
-            "statistic_shape",
-            (_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY),
-            {"results": (_OUT, (1, 2, 4, 5), _STATISTIC)},
-            ("row_max is float32[1,2,4,5]", "axis 2 must be 5 to fit [1,2,5,4]"),
-        ),
-    )
-    def test_wrong_buffer(self, operands, results_and_flags, parts):
-        with pytest.raises(jax.errors.JaxRuntimeError) as raised:
-            _native(*operands, **results_and_flags)
-        _assert_says(str(raised.value), "INVALID_ARGUMENT: dhp_jax: ", *parts)
-
-    def test_gradient_of_bias_without_bias(self):
-        with pytest.raises(jax.errors.JaxRuntimeError, match="the gradient of bias needs a bias operand"):
-            _native(_NATIVE_QUERY, _NATIVE_KEY, _NATIVE_KEY, name="attention_bwd_bias", results=((1, 2, 4, 5, 7),))
+        assert_says(str(raised.value), f"source tree {sources}", "run from another folder")

@@ -13,8 +13,11 @@ A kernel that leaks carries its expectations at the end of the offending lines: 
 import dataclasses
 import functools
 import gc
+import hashlib
 import importlib.metadata
+import os
 import pathlib
+import pickle
 import re
 
 import nvcc
@@ -22,24 +25,27 @@ from nvcc import ROOT
 
 from dhp_jax.verify import cubin as image
 from dhp_jax.verify import policy, verify_images
-from dhp_jax.verify.cache import Cache
+from dhp_jax.verify.__main__ import installed_library
+from dhp_jax.verify.cache import Cache, _hash_of_analyser
+from dhp_jax.verify.image import cubins
 
 FOLDER = ROOT / "tests" / "leaky"
 ARCHITECTURES = ("sm_80", "sm_90a")
 HOPPER_ONLY = "_sm90"  # how the names of such files end
 BUILD_CONTROLS = ("serialised.cu", "spill.cu")  # which the build must refuse, no kernels of the zoo
 
-VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept from run to run; `make verify` keeps none
+VERDICTS = ROOT / "build" / "verdicts"  # on what ships, kept from run to run and by `make verify`
 POLICY = ROOT / "dhp_jax" / "verify" / "policy.toml"  # for what ships
 _FLAGS = ("-cubin", "-lineinfo", "-O3", "-std=c++20")
 _CUDA = ROOT / "cuda"
 _LAUNCHERS = {  # they instantiate every kernel that ships
     "sm_80": ("launch.cu",),
-    "sm_90a": ("launch.cu", "launch_sm90.cu"),
+    "sm_90a": ("launch.cu", "launch_sm90.cu", "launch_small_sm90.cu", "launch_decode_sm90.cu"),
 }
 _SHIPPED_FLAGS = (*_FLAGS, "-ftz=true", "-Werror=all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror")
 _SHIPPED_LAUNCHER = ("sh", ROOT / "cuda" / "nvcc.sh")
 
+_SIZES = re.compile(r"\b(64|128|256)\b")  # of channels, in the name of an instance
 _NAME = re.compile(r"\b([LBXY]\d\d\w*)\(")
 _ITEM = re.compile(r"(?P<rule>CT\d\d)(?: on (?P<architecture>sm_\w+))?")
 _POLICY = re.compile(r"// policy: (?P<sort>secret scalar|public buffer) (?P<index>\d+)")
@@ -166,8 +172,15 @@ def cubin(file, architecture):
 
 @functools.cache
 def shipped_cubins(architecture):
-    """Paths of the compiled kernels that ship."""
-    return tuple(_shipped_cubin(_CUDA / "launch" / name, architecture) for name in _LAUNCHERS[architecture])
+    """Paths of the compiled kernels that ship.
+
+    In CI the installed library was just built from these sources, and they are taken out of it. Elsewhere it may be
+    older, or have none.
+    """
+    if not os.environ.get("CI"):
+        return tuple(_shipped_cubin(_CUDA / "launch" / name, architecture) for name in _LAUNCHERS[architecture])
+    found = [data for data in cubins(installed_library().read_bytes()) if image.architecture(data) == architecture]
+    return tuple(nvcc.kept(f"shipped.{architecture}.{index}.cubin", data) for index, data in enumerate(found))
 
 
 def as_shipped(file, architecture, *flags):
@@ -183,14 +196,31 @@ def _shipped_cubin(file, architecture):
 
 @functools.cache
 def shipped_kernels(architecture):
-    """The kernels that ship, taken apart: 140,000 instructions an architecture."""
-    cubins = [path.read_bytes() for path in shipped_cubins(architecture)]
+    """The kernels that ship, taken apart: 140,000 instructions an architecture, kept from run to run."""
+    images = [path.read_bytes() for path in shipped_cubins(architecture)]
+    digest = hashlib.sha256(_hash_of_analyser())
+    for data in images:
+        digest.update(data)
+    path = nvcc.BUILT / f"kernels.{architecture}.{digest.hexdigest()[:16]}.pickle"
     gc.disable()  # all of it stays, and the collector would look at it again and again
     try:
-        return tuple(kernel for data in cubins for kernel in image.kernels(data))
+        with nvcc.alone(f"kernels.{architecture}"):
+            if not path.exists():
+                found = [kernel for data in images for kernel in image.kernels(data)]
+                nvcc.kept(path.name, pickle.dumps(found))
+            return tuple(pickle.loads(path.read_bytes()))
     finally:
         gc.freeze()
         gc.enable()
+
+
+@functools.cache
+def typical_kernels(architecture):
+    """Of the kernels that ship, one of all that differ in the number of channels, or as bfloat16 and float16 do."""
+    chosen = {}
+    for kernel in sorted(shipped_kernels(architecture), key=lambda kernel: len(kernel.code)):
+        chosen.setdefault(_SIZES.sub("", kernel.name).replace("DType)2", "DType)1"), kernel)
+    return tuple(chosen.values())
 
 
 @functools.cache

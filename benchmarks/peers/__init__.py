@@ -14,7 +14,7 @@ PEERS = {
     "jax.nn xla": jax_nn.xla,
     "torch cuDNN": torch_sdpa.cudnn,
     "torch FlashAttention-2": torch_sdpa.flash,
-    "jax Mosaic": jax_mosaic.build,
+    "jax Mosaic float16": jax_mosaic.build,
     "tokamax": tokamax.build,
     "FlashAttention-3": flash_attn_3.build,
     "FlashAttention-4": flash_attn_4.build,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shapes import Shape
-from timer import FLUSH, FLUSH_BYTES, WARM, Run
+from timer import FLUSH, FLUSH_BYTES, WARM, Build, Run
 
 
 def of_jax(shape: Shape, attention: Callable[..., Any], calls: int, mode: str) -> Run:
@@ -105,3 +105,13 @@ def of_torch(shape: Shape, attention: Callable[..., Any], calls: int, mode: str,
         torch.cuda.synchronize()
 
     return run
+
+
+def of_flash_attn(shape: Shape, flash_attn_func: Callable[..., Any]) -> Build:
+    """Of the function of that name, which returns the output, alone or with its statistics."""
+
+    def attention(query: Any, key: Any, value: Any) -> Any:
+        out = flash_attn_func(query, key, value, causal=shape.is_causal)
+        return out[0] if isinstance(out, tuple) else out
+
+    return functools.partial(of_torch, shape, attention)

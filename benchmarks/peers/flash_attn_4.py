@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-from typing import Any
 
 from shapes import Shape
 from timer import Build
@@ -14,10 +12,4 @@ from peers import chain
 
 def build(shape: Shape) -> Build:
     """flash_attn.cute.flash_attn_func."""
-    flash = importlib.import_module("flash_attn.cute")
-
-    def attention(query: Any, key: Any, value: Any) -> Any:
-        out = flash.flash_attn_func(query, key, value, causal=shape.is_causal)
-        return out[0] if isinstance(out, tuple) else out
-
-    return functools.partial(chain.of_torch, shape, attention)
+    return chain.of_flash_attn(shape, importlib.import_module("flash_attn.cute").flash_attn_func)

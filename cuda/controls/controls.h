@@ -18,7 +18,7 @@ struct DhpControlCall {
   int32_t dtype;  // dhp::DType
   int32_t is_causal;
   float scale;
-  int32_t unused;
+  int32_t repeats;  // calls in one timed run
   // query, key, value, bias [1, N, T, S] float32, mask [B, 1, T, S], query and key/value lengths [B], d_out;
   // -1: absent
   int64_t offsets[8];
@@ -36,8 +36,9 @@ enum DhpControlWork : int32_t {
 // Times `samples` runs. Run i works on the secrets of class order[i], out of num_classes blocks of
 // block_bytes at `blocks` (host memory); block_bytes is a multiple of 16.
 //
-//   cycles       [samples, num_sms]  SM cycles from before the first to after the last kernel; 0: the SM was
-//   not read nanoseconds  [samples]           the same by %globaltimer num_sms      must be the GPU's
+//   cycles       [samples, num_sms]: SM cycles from before the first to after the last kernel; 0: not read
+//   nanoseconds  [samples]: the same by %globaltimer
+//   num_sms      must be the GPU's
 const char* dhp_controls_time(const DhpControlCall* call, int32_t work, const void* blocks,
                               int64_t block_bytes, int32_t num_classes, const int32_t* order, int64_t samples,
                               int32_t num_sms, int32_t* cycles, int64_t* nanoseconds);

@@ -68,13 +68,16 @@ __global__ void control_next(int64_t* sample) { ++*sample; }
 
 // Takes a secret number of cycles more, a multiple of 64: what the timing test must see. Chains of 16
 // dependent multiply-adds, of 4 cycles each; a loop that reads the clock until the time is over would take a
-// whole pass for no cycles too.
-__global__ void control_delay(const int64_t* cycles) {
+// whole pass for no cycles too. The result is stored, or there would be no chain. It takes longer than the
+// next kernel needs to start: a shorter one would hide its delay there.
+inline constexpr int64_t kLeastDelay = 4096;
+__global__ void control_delay(const int64_t* cycles, float* out) {
   float value = 1.0f;
-  for (int64_t left = *cycles; left > 0; left -= 64) {
+  for (int64_t left = kLeastDelay + *cycles; left > 0; left -= 64) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) asm volatile("fma.rn.f32 %0, %0, %0, %0;" : "+f"(value));
   }
+  *out = value;
 }
 
 }  // namespace dhp

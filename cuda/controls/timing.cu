@@ -16,6 +16,7 @@
 #include "controls/leak.h"
 #include "controls/stopwatch.cuh"
 #include "launch/launch.h"
+#include "launch/workspace.h"
 
 namespace dhp {
 namespace {
@@ -24,6 +25,7 @@ constexpr int kStageBlocks = 64, kStageThreads = 256;
 constexpr int kWarmUps = 20;  // the first is the run before the capture
 constexpr int64_t kLeakColumns = 1024;
 constexpr int kLeakRows = 132;
+constexpr size_t kFlushBytes = size_t{128} << 20;  // more than twice the L2 cache of an H200
 
 enum Operand { kQuery, kKey, kValue, kBias, kMask, kQueryLengths, kKeyValueLengths, kDOut };
 
@@ -45,7 +47,8 @@ class Attention {
         row_max_(statistics()),
         log_sum_(statistics()),
         d_lse_(statistics()),
-        delta_(statistics()) {}
+        delta_(statistics()),
+        workspace_(forward_workspace(workspace_facts(problem()))) {}
 
   void forward(cudaStream_t stream) const {
     ForwardParams params{};
@@ -53,6 +56,7 @@ class Attention {
     params.out = rows<void*>(out_.data(), call_.T, call_.N, call_.D);
     params.row_max = row_max_.data();
     params.log_sum = log_sum_.data();
+    params.workspace = workspace_.data();
     raise(launch_attention_fwd(params, stream));
   }
 
@@ -75,6 +79,7 @@ class Attention {
   int64_t query_elements() const { return call_.B * call_.T * call_.N * call_.D; }
   int64_t key_elements() const { return call_.B * call_.S * call_.K * call_.D; }
   int64_t statistics() const { return call_.B * call_.T * call_.N; }
+  Shape shape() const { return {1, call_.B, call_.T, call_.S, call_.N, call_.K, call_.D}; }
 
   const void* at(Operand operand) const {
     const int64_t offset = call_.offsets[operand];
@@ -83,7 +88,7 @@ class Attention {
 
   Problem problem() const {
     Problem problem{};
-    problem.shape = {1, call_.B, call_.T, call_.S, call_.N, call_.K, call_.D};
+    problem.shape = shape();
     problem.dtype = static_cast<DType>(call_.dtype);
     problem.scale = call_.scale;
     problem.band = {call_.T, call_.is_causal ? 0 : call_.S};
@@ -104,7 +109,7 @@ class Attention {
   DhpControlCall call_;
   unsigned char* block_;
   DeviceArray<float> out_, d_query_, d_key_, d_value_;  // float32 also where elements are smaller
-  DeviceArray<float> row_max_, log_sum_, d_lse_, delta_;
+  DeviceArray<float> row_max_, log_sum_, d_lse_, delta_, workspace_;
 };
 
 // A graph of one run, and the stream that it runs on.
@@ -155,7 +160,7 @@ void launch_work(int32_t work, const Attention* attention, const unsigned char* 
   switch (work) {
     case kDhpForward: return attention->forward(stream);
     case kDhpBackward: return attention->backward(stream);
-    case kDhpDelayed: control_delay<<<1, 1, 0, stream>>>(last); return attention->forward(stream);
+    case kDhpDelayed: control_delay<<<1, 1, 0, stream>>>(last, leaked); return attention->forward(stream);
     case kDhpLeak:
       return launch_control_leak(reinterpret_cast<const float*>(block), kLeakRows, 0, last, leaked, stream);
   }
@@ -166,7 +171,7 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
           int32_t num_classes, const int32_t* order, int64_t samples, int32_t num_sms, int32_t* cycles,
           int64_t* nanoseconds) {
   const int64_t least = work == kDhpLeak ? kLeakColumns * 4 + 16 : 16;
-  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1) {
+  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1 || call.repeats < 1) {
     throw std::runtime_error("dhp_controls: a block must be a multiple of 16 bytes and hold its operands.");
   }
   for (int64_t i = 0; i < samples; ++i) {
@@ -184,6 +189,7 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
   const DeviceArray<int64_t> sample(1), begun(num_sms), begun_in(num_sms), begun_at(1),
       device_nanoseconds(runs);
   const DeviceArray<float> leaked(kLeakRows);
+  const DeviceArray<unsigned char> flushed(kFlushBytes);
   const bool is_attention = work != kDhpLeak;
   DhpControlCall none{};
   const Attention attention(is_attention ? call : none, block.data());
@@ -201,11 +207,14 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
         watch, reinterpret_cast<const uint4*>(all_blocks.data()), block_bytes / 16,
         reinterpret_cast<uint4*>(block.data()));
     if (work == kDhpBackward) attention.forward(stream);
-    // Once untimed: what the L2 cache has of the operands then follows from the work, not from where the
-    // secrets were staged from.
+    // What the caches have then follows from the work alone, and not from where the secrets were staged from:
+    // they are flushed, and the work runs once untimed.
+    check(cudaMemsetAsync(flushed.data(), 0, kFlushBytes, stream), "the caches are not flushed");
     launch_work(work, &attention, block.data(), block_bytes, leaked.data(), stream);
     control_begin<<<2 * num_sms, kStampThreads, 0, stream>>>(watch);
-    launch_work(work, &attention, block.data(), block_bytes, leaked.data(), stream);
+    for (int32_t i = 0; i < call.repeats; ++i) {
+      launch_work(work, &attention, block.data(), block_bytes, leaked.data(), stream);
+    }
     control_end<<<2 * num_sms, kStampThreads, 0, stream>>>(watch);
     control_next<<<1, 1, 0, stream>>>(sample.data());
     check(cudaGetLastError(), "a kernel of the stopwatch did not launch");

@@ -18,7 +18,9 @@ __device__ inline Range clip(int32_t from, int32_t to, int64_t size) {
 
 // The keys that query t sees: t - left <= s <= t + right. The launcher holds the band to the shape, whose
 // axes have at most 2^30 positions, so that 32 bits suffice for any t of the problem.
-__device__ inline Range keys_seen(const Problem& problem, int32_t t) {
+//   problem  has a band and a shape
+template <typename SomeProblem>
+__device__ Range keys_seen(const SomeProblem& problem, int32_t t) {
   const int32_t left = static_cast<int32_t>(problem.band.left);
   const int32_t right = static_cast<int32_t>(problem.band.right);
   return clip(t - left, t + right, problem.shape.S);

@@ -49,12 +49,11 @@ __device__ inline float ct_log2(float x) { return ptx::lg2(x); }
 // 1 / x to 1 ulp; +inf for 0.
 __device__ inline float ct_reciprocal(float x) { return ptx::rcp(x); }
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 // e^x. The caller has subtracted the row's maximum or log-sum-exp, so |x| is small wherever the result
 // matters: rounding x * log2(e) costs a relative error of at most |x| * 2^-23.
-__device__ inline float ct_exp(float x) {
-  constexpr float kLog2E = 1.4426950408889634f;
-  return ct_exp2(x * kLog2E);
-}
+__device__ inline float ct_exp(float x) { return ct_exp2(x * kLog2E); }
 
 __device__ inline float ct_log(float x) {
   constexpr float kLn2 = 0.6931471805599453f;

@@ -67,7 +67,19 @@ __device__ inline uint32_t block_index() {
   return index;
 }
 
-// The number of blocks.
+// Of a grid with more than one axis.
+__device__ inline uint32_t block_index_y() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(index));
+  return index;
+}
+__device__ inline uint32_t block_index_z() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(index));
+  return index;
+}
+
+// The number of blocks along x.
 __device__ inline uint32_t grid_size() {
   uint32_t size;
   asm("mov.u32 %0, %%nctaid.x;" : "=r"(size));
@@ -80,6 +92,21 @@ __device__ inline uint32_t shared_address(const void* pointer) {
 }
 __device__ inline void store_shared(uint32_t to, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" : : "r"(to), "r"(word) : "memory");
+}
+__device__ inline void store_shared_4(uint32_t to, const float (&values)[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(to), "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3])
+               : "memory");
+}
+__device__ inline void load_shared_4(float (&values)[4], uint32_t from) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
+               : "r"(from)
+               : "memory");
+}
+__device__ inline void store_shared_2(uint32_t to, float2 pair) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" : : "r"(to), "f"(pair.x), "f"(pair.y) : "memory");
 }
 __device__ inline float2 load_shared_2(uint32_t from) {
   float2 pair;

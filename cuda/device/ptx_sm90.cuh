@@ -40,6 +40,29 @@ __device__ inline bool is_over(uint32_t barrier, uint32_t parity) {
   return over != 0;
 }
 
+// Blocks of a cluster reach each other's shared memory. A block may be written to from where it has arrived,
+// and the writer waited, on; what it has stored before it arrives is not made known to the others.
+__device__ inline void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ inline void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same place of shared memory in the block of this rank, for store_async.
+__device__ inline uint32_t address_in_block(uint32_t address, uint32_t rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+// Stores 16 bytes in a block, and tells a barrier of the same block that they have come.
+__device__ inline void store_async(uint32_t to, const float (&values)[4], uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+      :
+      : "r"(to), "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(barrier)
+      : "memory");
+}
+
 // True in one lane of the warp, which is together.
 __device__ inline bool is_elected() {
   uint32_t elected;
@@ -89,6 +112,14 @@ __device__ inline void prefetch_map(const void* map) {
   asm volatile("prefetch.tensormap [%0];" : : "l"(map) : "memory");
 }
 
+// Between two launches of one stream, the second of which may start before the first has ended (Grid in
+// launch/grid.h). Waits until all that is before this launch has ended; what it wrote is seen from then on.
+__device__ inline void wait_for_launch_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The launch after this one may start once all blocks have said so.
+__device__ inline void let_next_launch_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // The registers of each thread of the warpgroup, from now on; the block has what it was launched with.
 template <int kRegisters>
 __device__ void give_registers() {
@@ -117,7 +148,7 @@ __device__ inline void pin(float& value) { asm volatile("" : "+f"(value) : : "me
 // sums (64 rows by 8 per tile) = [sums +] left . right, over 16 elements. Warp w of the group has rows 16 w
 // to 16 w + 15, a lane what it has of mma.m16n8. Operands in shared memory are named by descriptors.
 //   wgmma_*(sums, left, right, accumulates)  both in shared memory, by rows
-//   wgmma_*(sums, left, right)               left in registers; right as 16 rows, whose columns are the sums'
+//   wgmma_*(sums, left, right, accumulates)  left in registers; right as 16 rows, whose columns are the sums'
 #define DHP_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define DHP_NAMES_1 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define DHP_NAMES_2 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
@@ -143,30 +174,45 @@ __device__ inline void pin(float& value) { asm volatile("" : "+f"(value) : : "me
                  : registers                                                                             \
                  : "l"(left), "l"(right), "r"(accumulates));                                             \
   }
-#define DHP_WGMMA_REGISTERS(name, type, tiles, columns, names, registers, left_names, right_name)         \
-  __device__ inline void name(float (&sums)[tiles][4], const uint32_t (&left)[4], uint64_t right) {       \
-    asm volatile(                                                                                         \
-        "{\n.reg .pred adds;\nmov.pred adds, 1;\n"                                                        \
-        "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" names "}, {" left_names \
-        "}, " right_name ", adds, 1, 1, 1;\n}"                                                            \
-        : registers                                                                                       \
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right));                            \
+#define DHP_WGMMA_REGISTERS(name, type, tiles, columns, names, registers, left_names, right_name, flag_name) \
+  __device__ inline void name(float (&sums)[tiles][4], const uint32_t (&left)[4], uint64_t right,            \
+                              int accumulates) {                                                             \
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, " flag_name                                         \
+                 ", 0;\n"                                                                                    \
+                 "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" names             \
+                 "}, {" left_names "}, " right_name ", adds, 1, 1, 1;\n}"                                    \
+                 : registers                                                                                 \
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(accumulates));    \
   }
-#define DHP_WGMMA(name, type)                                                                               \
-  DHP_WGMMA_SHARED(name, type, 10, "80",                                                                    \
-                   DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35, %36, %37, %38, %39",                 \
-                   DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8), DHP_TILE(9)), "%40", "%41", "%42")     \
-  DHP_WGMMA_SHARED(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64", "%65", "%66")     \
-  DHP_WGMMA_SHARED(                                                                                         \
-      name, type, 22, "176", DHP_NAMES_16 ", " DHP_NAMES_4 ", %80, %81, %82, %83, %84, %85, %86, %87",      \
-      DHP_LIST(DHP_TILES_16(0), DHP_TILES(16), DHP_TILE(20), DHP_TILE(21)), "%88", "%89", "%90")            \
-  DHP_WGMMA_REGISTERS(name, type, 9, "72", DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35",             \
-                      DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8)), "%36, %37, %38, %39", "%40")       \
-  DHP_WGMMA_REGISTERS(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64, %65, %66, %67", \
-                      "%68")                                                                                \
-  DHP_WGMMA_REGISTERS(name, type, 32, "256",                                                                \
-                      DHP_NAMES_16 ", " DHP_NAMES_4 ", " DHP_NAMES_5 ", " DHP_NAMES_6 ", " DHP_NAMES_7,     \
-                      DHP_LIST(DHP_TILES_16(0), DHP_TILES_16(16)), "%128, %129, %130, %131", "%132")
+#define DHP_WGMMA(name, type)                                                                                \
+  DHP_WGMMA_SHARED(name, type, 8, "64", DHP_NAMES_0 ", " DHP_NAMES_1, DHP_LIST(DHP_TILES(0), DHP_TILES(4)),  \
+                   "%32", "%33", "%34")                                                                      \
+  DHP_WGMMA_SHARED(name, type, 10, "80",                                                                     \
+                   DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35, %36, %37, %38, %39",                  \
+                   DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8), DHP_TILE(9)), "%40", "%41", "%42")      \
+  DHP_WGMMA_SHARED(name, type, 14, "112",                                                                    \
+                   DHP_NAMES_0 ", " DHP_NAMES_1 ", " DHP_NAMES_2 ", %48, %49, %50, %51, %52, %53, %54, %55", \
+                   DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILES(8), DHP_TILE(12), DHP_TILE(13)), "%56",    \
+                   "%57", "%58")                                                                             \
+  DHP_WGMMA_SHARED(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64", "%65", "%66")      \
+  DHP_WGMMA_SHARED(                                                                                          \
+      name, type, 22, "176", DHP_NAMES_16 ", " DHP_NAMES_4 ", %80, %81, %82, %83, %84, %85, %86, %87",       \
+      DHP_LIST(DHP_TILES_16(0), DHP_TILES(16), DHP_TILE(20), DHP_TILE(21)), "%88", "%89", "%90")             \
+  DHP_WGMMA_REGISTERS(name, type, 8, "64", DHP_NAMES_0 ", " DHP_NAMES_1,                                     \
+                      DHP_LIST(DHP_TILES(0), DHP_TILES(4)), "%32, %33, %34, %35", "%36", "%37")              \
+  DHP_WGMMA_REGISTERS(name, type, 9, "72", DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35",              \
+                      DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8)), "%36, %37, %38, %39", "%40", "%41") \
+  DHP_WGMMA_REGISTERS(name, type, 12, "96", DHP_NAMES_0 ", " DHP_NAMES_1 ", " DHP_NAMES_2,                   \
+                      DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILES(8)), "%48, %49, %50, %51", "%52",       \
+                      "%53")                                                                                 \
+  DHP_WGMMA_REGISTERS(name, type, 16, "128", DHP_NAMES_16, DHP_LIST(DHP_TILES_16(0)), "%64, %65, %66, %67",  \
+                      "%68", "%69")                                                                          \
+  DHP_WGMMA_REGISTERS(name, type, 24, "192", DHP_NAMES_16 ", " DHP_NAMES_4 ", " DHP_NAMES_5,                 \
+                      DHP_LIST(DHP_TILES_16(0), DHP_TILES(16), DHP_TILES(20)), "%96, %97, %98, %99", "%100", \
+                      "%101")                                                                                \
+  DHP_WGMMA_REGISTERS(name, type, 32, "256",                                                                 \
+                      DHP_NAMES_16 ", " DHP_NAMES_4 ", " DHP_NAMES_5 ", " DHP_NAMES_6 ", " DHP_NAMES_7,      \
+                      DHP_LIST(DHP_TILES_16(0), DHP_TILES_16(16)), "%128, %129, %130, %131", "%132", "%133")
 DHP_WGMMA(wgmma_bf16, "bf16")
 DHP_WGMMA(wgmma_f16, "f16")
 

@@ -42,4 +42,14 @@ __device__ int64_t offset_in(const ScorePlane<Pointer>& plane, const ScorePlace&
          along(at.t, plane.stride_t) + along(at.s, plane.stride_s);
 }
 
+// An element of bias as float32. bfloat16 and float16 are told apart after the load: a switch over all three
+// dtypes would become a jump table.
+template <bool kIsFloat32>
+__device__ float load_bias(const Problem& problem, int64_t offset) {
+  if constexpr (kIsFloat32) return static_cast<const float*>(problem.bias.data)[offset];
+  const __nv_bfloat16 bits = static_cast<const __nv_bfloat16*>(problem.bias.data)[offset];
+  const float as_float16 = __half2float(reinterpret_cast<const __half&>(bits));
+  return problem.bias_dtype == DType::kBFloat16 ? __bfloat162float(bits) : as_float16;
+}
+
 }  // namespace dhp

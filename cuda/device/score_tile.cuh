@@ -19,8 +19,6 @@
 
 namespace dhp {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 // Which positions the rows of a product are; its columns are the others.
 enum class Rows { kQueries, kKeys };
 
@@ -183,23 +181,36 @@ class ScoreTile {
     }
   }
 
-  __device__ void hide_masked(Scores& scores, int32_t column) const {
-    for_each_row([&](int strip, int half) {
-      const PlaneRow mask = plane_row(problem_.mask, row(strip, half));
-      for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
-        score = ct_select(ct_nonzero(problem_.mask.data[mask.at(position)]), score, -INFINITY);
-      });
-    });
+  // Whether the two neighbours that a lane has of each 8 columns can be loaded at once, all of this tile with
+  // one address a row.
+  template <typename Pointer>
+  __device__ bool is_in_pairs(const ScorePlane<Pointer>& plane, int32_t column, int element_bytes) const {
+    if constexpr (kRows == Rows::kKeys) return false;
+    const int64_t strides = plane.stride_v | plane.stride_b | plane.stride_n | plane.stride_t;
+    return plane.stride_s == 1 & strides % 2 == 0 &
+           reinterpret_cast<size_t>(plane.data) % (2 * element_bytes) == 0 &
+           column + kTiles * kMmaColumns <= static_cast<int32_t>(problem_.shape.S);
   }
 
-  // bfloat16 and float16 are told apart after the load: a switch over all three dtypes would become a jump
-  // table.
-  template <bool kIsFloat32>
-  __device__ float bias_at(int64_t offset) const {
-    if constexpr (kIsFloat32) return static_cast<const float*>(problem_.bias.data)[offset];
-    const __nv_bfloat16 bits = static_cast<const __nv_bfloat16*>(problem_.bias.data)[offset];
-    const float as_float16 = __half2float(reinterpret_cast<const __half&>(bits));
-    return problem_.bias_dtype == DType::kBFloat16 ? __bfloat162float(bits) : as_float16;
+  __device__ void hide_masked(Scores& scores, int32_t column) const {
+    const bool in_pairs = is_in_pairs(problem_.mask, column, 1);
+    for_each_row([&](int strip, int half) {
+      const PlaneRow mask = plane_row(problem_.mask, row(strip, half));
+      if (in_pairs) {
+        const uint8_t* const first = problem_.mask.data + mask.offset + column + lane_column();
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const uint32_t two = *reinterpret_cast<const uint16_t*>(first + tile * kMmaColumns);
+          float* const score = scores[strip][tile] + 2 * half;
+          score[0] = ct_select(ct_nonzero(two & 0xffu), score[0], -INFINITY);
+          score[1] = ct_select(ct_nonzero(two >> 8), score[1], -INFINITY);
+        }
+      } else {
+        for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
+          score = ct_select(ct_nonzero(problem_.mask.data[mask.at(position)]), score, -INFINITY);
+        });
+      }
+    });
   }
 
   template <bool kIsFloat32>
@@ -207,7 +218,7 @@ class ScoreTile {
     for_each_row([&](int strip, int half) {
       const PlaneRow bias = plane_row(problem_.bias, row(strip, half));
       for_each_column(scores[strip], half, column, [&](float& score, int32_t position) {
-        score = fmaf(problem_.scale, score, bias_at<kIsFloat32>(bias.at(position)));
+        score = fmaf(problem_.scale, score, load_bias<kIsFloat32>(problem_, bias.at(position)));
       });
     });
   }

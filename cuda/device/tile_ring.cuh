@@ -37,7 +37,7 @@ __device__ Place place_in(const HeadRows<Pointer>& rows, Place at) {
 }
 
 // Tiles are numbered in the order of their use; tile i takes place i % kStages.
-template <typename Tiles>
+template <typename Tiles, int kStages>
 class TileRing {
  public:
   //   tiles     the places
@@ -46,7 +46,7 @@ class TileRing {
   __device__ TileRing(uint32_t tiles, uint32_t barriers) : tiles_(tiles), barriers_(barriers) {}
 
   __device__ void init() const {
-    for (int place = 0; place < Tiles::kStages; ++place) {
+    for (int place = 0; place < kStages; ++place) {
       ptx::init_barrier(full(place), 1);
       ptx::init_barrier(full(place) + kToEmpty, Tiles::kGroups);
     }
@@ -55,7 +55,7 @@ class TileRing {
   // Starts the copy of tile i, from row `at` on, when its place is empty. One warp.
   __device__ void load(const TensorMap& map, int i, const Place& at) const {
     const int place = place_of(i);
-    if (i >= Tiles::kStages) wait_for_phase(full(place) + kToEmpty, phase_of(i) + 1);
+    if (i >= kStages) wait_for_phase(full(place) + kToEmpty, phase_of(i) + 1);
     if (ptx::is_elected()) {
       ptx::arrive_expecting(full(place), Tiles::kTileBytes);
       load_rows<Tiles::kKeyRows, Tiles::kColumns>(tiles_ + place * Tiles::kTileBytes, map, full(place), at);
@@ -73,10 +73,10 @@ class TileRing {
 
  private:
   // Unsigned: shorter to compute.
-  __device__ static int place_of(uint32_t i) { return i % Tiles::kStages; }
-  __device__ static int phase_of(uint32_t i) { return i / Tiles::kStages; }
+  __device__ static int place_of(uint32_t i) { return i % kStages; }
+  __device__ static int phase_of(uint32_t i) { return i / kStages; }
 
-  static constexpr uint32_t kToEmpty = Tiles::kStages * kBarrierBytes;
+  static constexpr uint32_t kToEmpty = kStages * kBarrierBytes;
   __device__ uint32_t full(int place) const { return barriers_ + place * kBarrierBytes; }
 
   uint32_t tiles_, barriers_;

@@ -22,6 +22,7 @@ inline constexpr int kBoxRowBytes = kBoxChannels * 2;
 inline constexpr int kBoxAlignment = 1024;  // bytes, of a box in shared memory
 
 // An operand in shared memory. Addresses and distances in a descriptor count 16 bytes.
+//   address  without the rank that a block of a cluster has above it
 struct SharedOperand {
   static constexpr int kUnit = 16;
   static constexpr uint32_t kEightRows = 8 * kBoxRowBytes / kUnit;
@@ -60,19 +61,20 @@ __device__ void start_rows_by_rows(Sums (&sums)[kTiles], SharedOperand left, Sha
   ptx::close_product_group();
 }
 
-// Starts a group of products: sums += left . right, weighted sums of rows.
+// Starts a group of products: sums [+]= left . right, weighted sums of rows.
 //   right   by columns
 //   kStep   what is added to its descriptor for each 16 rows
-template <DType dtype, uint32_t kStep, int kTiles, int kDepth>
+//   kAdds   to what the sums are before
+template <DType dtype, uint32_t kStep, bool kAdds = true, int kTiles, int kDepth>
 __device__ void start_weighted_rows(Sums (&sums)[kTiles], const Fragment (&left)[kDepth],
                                     SharedOperand right) {
 #pragma unroll
   for (int k = 0; k < kDepth; ++k) {
     const uint64_t rows = SharedOperand{right.low + k * kStep}.descriptor();
     if constexpr (dtype == DType::kBFloat16) {
-      ptx::wgmma_bf16(sums, left[k], rows);
+      ptx::wgmma_bf16(sums, left[k], rows, kAdds || k > 0);
     } else {
-      ptx::wgmma_f16(sums, left[k], rows);
+      ptx::wgmma_f16(sums, left[k], rows, kAdds || k > 0);
     }
   }
   ptx::close_product_group();

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "launch/workspace.h"
+
 namespace dhp {
 namespace {
 
@@ -52,6 +54,8 @@ class Reader {
       throw std::invalid_argument(std::string("dhp_jax: the call has no buffer for ") + name);
     return get(index_++);
   }
+
+  bool has_more() const { return index_ < buffers_.size(); }
 
   void finish() const {
     if (index_ != buffers_.size())
@@ -235,6 +239,13 @@ ForwardParams decode_forward(ffi::RemainingArgs args, ffi::RemainingRets results
   params.out = rows_of<OutRows>(expect_rows("out", outputs.next("out"), params.problem, s.T, s.N, false));
   params.row_max = read_statistics("row_max", outputs.next("row_max"), s);
   params.log_sum = read_statistics("log_sum", outputs.next("log_sum"), s);
+  if (const int64_t size = forward_workspace(workspace_facts(params.problem));
+      size > 0 && outputs.has_more()) {
+    const ffi::AnyBuffer workspace = outputs.next("workspace");
+    expect_dtype("workspace", workspace, ffi::DataType::F32);
+    expect_sizes("workspace", workspace, {size}, {false});
+    params.workspace = static_cast<float*>(workspace.untyped_data());
+  }
   outputs.finish();
   return params;
 }

@@ -6,6 +6,7 @@
 #include "ffi/registrations.h"
 #include "host/attention.h"
 #include "launch/launch.h"
+#include "launch/workspace.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace py = pybind11;
@@ -29,6 +30,15 @@ PYBIND11_MODULE(_native, module) {
   module.def("gpu_objection", &dhp::gpu_objection, py::arg("major"), py::arg("minor"),
              "Why the kernels cannot run on a GPU of this compute capability; empty where they can.");
 #endif
+  module.def(
+      "forward_workspace",
+      [](int64_t v, int64_t b, int64_t t, int64_t s, int64_t n, int64_t k, int64_t d, bool has_16_bits,
+         bool has_key_value_lengths, bool maps_keys) {
+        return dhp::forward_workspace({{v, b, t, s, n, k, d}, has_16_bits, has_key_value_lengths, maps_keys});
+      },
+      py::kw_only(), py::arg("v"), py::arg("b"), py::arg("t"), py::arg("s"), py::arg("n"), py::arg("k"),
+      py::arg("d"), py::arg("has_16_bits"), py::arg("has_key_value_lengths"), py::arg("maps_keys"),
+      "Elements of the workspace of a forward call, which is the same on every platform.");
   module.def(
       "registrations",
       [] {

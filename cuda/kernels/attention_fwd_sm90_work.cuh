@@ -4,6 +4,7 @@
 #pragma once
 
 #include "device/band.cuh"
+#include "device/block_merge.cuh"
 #include "device/divisor.cuh"
 #include "device/rows.cuh"
 #include "device/tile_ring.cuh"
@@ -17,23 +18,38 @@ template <typename Config>
 struct HopperForwardTiles {
   static constexpr DType kDType = Config::kDType;
   static constexpr int kChannels = Config::kChannels;
-  static constexpr int kRowBytes = Config::kRowBytes;
   static constexpr bool kHasBand = Config::kHasBand;
-  static constexpr int kColumns = kChannels / kBoxChannels;  // of 64 channels
+  static constexpr bool kHasLengths = Config::kHasLengths;
+  static constexpr bool kIsSplit = Config::kIsSplit;
+  static constexpr int kBlocks = kIsSplit ? BlockMerge::kBlocks : 1;  // that share an item: a cluster
+  static constexpr int kColumns = (kChannels + kBoxChannels - 1) / kBoxChannels;  // of 64 channels
+  static constexpr int kRowBytes = kColumns * kBoxRowBytes;                       // in shared memory
   // As many warpgroups as the registers of an SM allow; what is measured is in DECISIONS.
-  static constexpr int kGroups = kChannels == 64 ? 4 : kChannels == 128 && kHasBand ? 3 : 2;
-  static constexpr bool kHasProducer = kChannels > 64;
-  static constexpr bool kOverlaps = kGroups == 2;
-  static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32,
-                       kConsumerRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr bool kHasProducer = kChannels > 64 || Config::kHasScoreOperands;
+  static constexpr int kGroups = kHasProducer ? 2 : 4;
+  static constexpr bool kOverlaps = kHasProducer;
+  // Whether P . value runs beside the exponentials of the next tile, too. What is measured is in DECISIONS.
+  static constexpr bool kDefersOutput = kChannels == 256 && kHasBand && !Config::kHasScoreOperands;
+  static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
   static constexpr int kKeyWarp =
       (kGroups - !kHasProducer) * kGroupWarps;  // copies keys, the next one values
   static constexpr int kThreads = (kGroups + kHasProducer) * kGroupThreads;
   static constexpr int kQueryRows = kGroups * kGroupRows;
   // Large tiles need less energy; of smaller ones, where there are few keys, more are on their way at a time.
-  static constexpr int kKeyRows = kChannels == 256 ? 80 : kGroups > 2 || Config::kHasFewKeys ? 128 : 176;
-  static constexpr int kStages = kChannels == 64 ? 4 : Config::kHasFewKeys ? 3 : 2;
-  static constexpr int kAhead = kStages / 2;  // tiles between the copy of one and its use
+  // Score operands take registers.
+  static constexpr bool kHasOperands = Config::kHasScoreOperands;
+  static constexpr bool kHasMediumTiles = kHasBand || Config::kHasFewKeys;
+  static constexpr int kKeyRows = kChannels == 256 || kHasOperands     ? 80
+                                  : kChannels == 192                   ? 112
+                                  : kChannels == 64 || kHasMediumTiles ? 128
+                                                                       : 176;
+  static constexpr int kKeyStages = kChannels > 128                   ? 2
+                                    : kChannels == 64 || kHasOperands ? 4
+                                    : kHasMediumTiles                 ? 3
+                                                                      : 2;
+  // Query rows of two items and five tiles of 128 keys fill the shared memory.
+  static constexpr int kValueStages = kKeyStages == 3 ? 2 : kKeyStages;
+  static constexpr int kAhead = kKeyStages / 2;  // tiles between the copy of one and its use
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kDepth = kKeyRows / kMmaDepth<kDType>;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
@@ -44,20 +60,41 @@ struct HopperForwardTiles {
   static constexpr int kQueryBytes = kGroupRows * kRowBytes;  // of one warpgroup
   static constexpr int kTileBytes = kKeyRows * kRowBytes;
   static constexpr int kColumnBytes = kKeyRows * kBoxRowBytes;
-  static constexpr int kKeys = kGroups * kQueryBytes;
-  static constexpr int kValues = kKeys + kStages * kTileBytes;
-  static constexpr int kOnes = kValues + kStages * kTileBytes;
+  static constexpr int kAllTilesBytes = (kKeyStages + kValueStages) * kTileBytes;
+  // Where there is room, the next item's query rows are loaded when an item begins, else when it ends.
+  static constexpr bool kLoadsQueryEarly =
+      2 * kGroups * kQueryBytes + kAllTilesBytes <= 224 * 1024 && !kIsSplit;
+  // Whether rows are stored while the next item's first scores are under way, or while its query rows come.
+  static constexpr bool kStoresBehindScores = kLoadsQueryEarly || kHasBand;
+  // Or neither, where registers are short.
+  static constexpr bool kChainsItems = kOverlaps && (kLoadsQueryEarly || !kHasOperands);
+  static constexpr int kLeastTiles = kChainsItems ? 1 : 0;  // of an item, and of a warpgroup's: seen or not
+  // With query rows early, the rows of an item are stored from where its own were.
+  static constexpr bool kStoresByCopy = kLoadsQueryEarly && kOverlaps;
+  static constexpr int kQueryPlaces = kLoadsQueryEarly ? 2 : 1;
+  static constexpr int kKeys = kQueryPlaces * kGroups * kQueryBytes;
+  static constexpr int kValues = kKeys + kKeyStages * kTileBytes;
+  static constexpr int kOnes = kValues + kValueStages * kTileBytes;
   static constexpr int kOnesBytes = kHasOnes ? kMmaRows * kBoxRowBytes : 0;
   static constexpr int kQueryBarriers = kOnes + kOnesBytes;
-  static constexpr int kKeyBarriers = kQueryBarriers + kGroups * kBarrierBytes;
-  static constexpr int kValueBarriers = kKeyBarriers + 2 * kStages * kBarrierBytes;
-  static constexpr int kSharedBytes = kValueBarriers + 2 * kStages * kBarrierBytes;
+  static constexpr int kKeyBarriers = kQueryBarriers + kQueryPlaces * kGroups * kBarrierBytes;
+  static constexpr int kValueBarriers = kKeyBarriers + 2 * kKeyStages * kBarrierBytes;
+  static constexpr int kMergeBarriers = kValueBarriers + 2 * kValueStages * kBarrierBytes;
+  static_assert(!kIsSplit || kQueryBytes == kGroupWarps * BlockMerge::kOwnBytes);
+  static constexpr int kMergedWarps = kIsSplit ? kGroups * kGroupWarps : 0;
+  static constexpr int kMerges = (kMergeBarriers + kMergedWarps * kBarrierBytes + 15) / 16 * 16;
+  static constexpr int kSharedBytes =
+      kIsSplit ? kMerges + kMergedWarps * BlockMerge::kOtherBytes : kMergeBarriers;
+
+  __device__ static int query_phase(uint32_t round) { return static_cast<int>(round / kQueryPlaces); }
+  // What a descriptor takes of an address: not the rank that a block of a cluster has above it.
+  __device__ static uint32_t operand(uint32_t address) { return kIsSplit ? address % (1u << 24) : address; }
 };
 
 struct HopperForwardParams {
   ForwardParams forward;
-  TensorMap query, key, value;
-  uint32_t items;  // of all blocks
+  TensorMap query, key, value, out;  // out: where rows are stored by copies
+  uint32_t items;                    // of all blocks
   // Items are counted along the tiles of query rows, then heads, batch and V. With a band, heads (of the
   // whole batch and V) come in sections, the last of which may be smaller, and in a section items are counted
   // along the heads.
@@ -90,7 +127,7 @@ template <typename Tiles>
 __device__ Item<Tiles> item_of_block(const HopperForwardParams& params, uint32_t round, int begin) {
   const Problem& problem = params.forward.problem;
   const Shape& shape = problem.shape;
-  const uint32_t block = ptx::block_index(), blocks = ptx::grid_size();
+  const uint32_t block = ptx::block_index() / Tiles::kBlocks, blocks = ptx::grid_size() / Tiles::kBlocks;
   uint32_t rest = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
   Item<Tiles> item{};
   item.round = round;
@@ -116,8 +153,15 @@ __device__ Item<Tiles> item_of_block(const HopperForwardParams& params, uint32_t
   if constexpr (Tiles::kHasBand) {
     const int32_t last_row =
         min(item.first.row + Tiles::kQueryRows, static_cast<int32_t>(problem.shape.T)) - 1;
-    end = uniform(count_tiles(keys_seen(problem, last_row).end, Tiles::kKeyRows));
-    num_tiles = uniform(max(end - keys_seen(problem, item.first.row).begin / Tiles::kKeyRows, 0));
+    end = uniform(max(count_tiles(keys_seen(problem, last_row).end, Tiles::kKeyRows), Tiles::kLeastTiles));
+    num_tiles =
+        uniform(max(end - keys_seen(problem, item.first.row).begin / Tiles::kKeyRows, Tiles::kLeastTiles));
+  }
+  if constexpr (Tiles::kIsSplit) {
+    const int of_first = (num_tiles + 1) / 2;
+    const bool is_first = ptx::block_index() % Tiles::kBlocks == 0;
+    end = uniform(is_first ? end : end - of_first);
+    num_tiles = uniform(is_first ? of_first : num_tiles - of_first);
   }
   item.begin = uniform(begin);
   item.end = item.begin + num_tiles;
@@ -136,23 +180,44 @@ class Supply {
         sBegin_(sBegin) {}
 
   __device__ void init() const {
-    for (int group = 0; group < Tiles::kGroups; ++group) ptx::init_barrier(query_barrier(group), 1);
+    for (int i = 0; i < Tiles::kQueryPlaces * Tiles::kGroups; ++i) ptx::init_barrier(query_barrier(i, 0), 1);
     keys.init();
     values.init();
     ptx::fence_barrier_init();
   }
 
-  __device__ uint32_t query_rows(int group) const { return sBegin_ + group * Tiles::kQueryBytes; }
-  __device__ uint32_t query_barrier(int group) const {
-    return sBegin_ + Tiles::kQueryBarriers + group * kBarrierBytes;
+  __device__ BlockMerge block_merge(int warp) const {
+    // The warp's query rows have been read then, and give their place.
+    return {sBegin_ + Tiles::kMerges + warp * BlockMerge::kOtherBytes, sBegin_ + warp * BlockMerge::kOwnBytes,
+            sBegin_ + Tiles::kMergeBarriers + warp * kBarrierBytes, ptx::block_index() % Tiles::kBlocks};
+  }
+  __device__ uint32_t ones() const { return sBegin_ + Tiles::kOnes; }
+  // Of a warpgroup, for the item of this round.
+  __device__ uint32_t query_rows(int group, uint32_t round) const {
+    return sBegin_ + query_place(group, round) * Tiles::kQueryBytes;
+  }
+  __device__ uint32_t query_barrier(int group, uint32_t round) const {
+    return sBegin_ + Tiles::kQueryBarriers + query_place(group, round) * kBarrierBytes;
   }
   // The query rows of a warpgroup. One warp.
   __device__ void load_query(const Item<Tiles>& item, int group) const {
     Place at = place_in(problem().query, item.first);
     at.row += group * kGroupRows;
     if (ptx::is_elected()) {
-      ptx::arrive_expecting(query_barrier(group), Tiles::kQueryBytes);
-      load_rows<kGroupRows, Tiles::kColumns>(query_rows(group), params_.query, query_barrier(group), at);
+      const uint32_t barrier = query_barrier(group, item.round);
+      ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
+      load_rows<kGroupRows, Tiles::kColumns>(query_rows(group, item.round), params_.query, barrier, at);
+    }
+  }
+  // The output of a warpgroup, from the place of its query rows. One warp.
+  __device__ void store_output(const Item<Tiles>& item, int group) const {
+    if (ptx::is_elected()) {
+      const Place& at = item.first;
+#pragma unroll
+      for (int column = 0; column < Tiles::kColumns; ++column) {
+        ptx::store_box(query_rows(group, item.round) + column * kGroupRows * kBoxRowBytes, &params_.out,
+                       column * kBoxChannels, at.row + group * kGroupRows, at.head, at.b, at.v);
+      }
     }
   }
   // What the warp of this number loads, if it is one of the two that load: tile n of keys or of values, of
@@ -165,7 +230,8 @@ class Supply {
     }
   }
 
-  TileRing<Tiles> keys, values;
+  TileRing<Tiles, Tiles::kKeyStages> keys;
+  TileRing<Tiles, Tiles::kValueStages> values;
 
  private:
   template <bool kIsOfKeys>
@@ -188,6 +254,9 @@ class Supply {
     } else {
       values.load(params_.value, n, place_in(problem().value, at));
     }
+  }
+  __device__ static uint32_t query_place(uint32_t group, uint32_t round) {
+    return round % Tiles::kQueryPlaces * Tiles::kGroups + group;
   }
   __device__ const Problem& problem() const { return params_.forward.problem; }
 

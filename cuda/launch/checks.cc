@@ -84,6 +84,13 @@ bool device_is_hopper() {
          major == 9;
 }
 
+int count_multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return std::max(count, 1);
+}
+
 // Machine code runs on its own major version from its own minor version upward, the embedded 8.7 aside;
 // sm_90a on 9.0 alone.
 std::string gpu_objection(int major, int minor) {

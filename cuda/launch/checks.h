@@ -27,6 +27,9 @@ std::string check_device();
 // Whether the current device has compute capability 9.0.
 bool device_is_hopper();
 
+// Of the current device; at least 1.
+int count_multiprocessors();
+
 // "V=1, B=2, T=8, S=8, N=4, K=2, D=64, bfloat16", for messages.
 std::string describe(const Problem& problem);
 

@@ -23,11 +23,21 @@ struct Config {
   static constexpr bool kHasScoreOperands = has_score_operands;
 };
 
+// What a score of attention_fwd_sm90 is: a positive multiple of the dot product; the same for the keys before
+// a true length; or all that the operands say.
+enum class Scores { kPlain, kLengths, kOperands };
+
 // For the kernels of compute capability 9.0. Without a band every row sees every key.
-template <DType dtype, int channels, bool has_score_operands, bool has_band, bool has_few_keys = false>
-struct HopperConfig : Config<dtype, channels, has_score_operands> {
+template <DType dtype, int channels, Scores scores, bool has_band, bool has_few_keys = false>
+struct HopperConfig : Config<dtype, channels, scores == Scores::kOperands> {  // channels: 96 and 192 too
+  static constexpr bool kHasLengths = scores == Scores::kLengths;
   static constexpr bool kHasBand = has_band;
   static constexpr bool kHasFewKeys = has_few_keys;  // its tiles are smaller; told apart where it pays
+  static constexpr bool kIsSplit = false;  // whether the keys of an item are split between two blocks
+};
+template <DType dtype, int channels, bool has_band>
+struct SplitHopperConfig : HopperConfig<dtype, channels, Scores::kPlain, has_band> {
+  static constexpr bool kIsSplit = true;
 };
 
 // Whether a score is more than a positive multiple of the dot product.
@@ -35,6 +45,11 @@ inline bool has_score_operands(const Problem& problem) {
   return problem.bias.data != nullptr || problem.mask.data != nullptr ||
          problem.query_lengths.data != nullptr || problem.key_value_lengths.data != nullptr ||
          !(problem.scale > 0);
+}
+
+// Whether there is a key that some query does not see.
+inline bool has_band(const Problem& problem) {
+  return problem.band.left < problem.shape.T - 1 || problem.band.right < problem.shape.S - 1;
 }
 
 inline constexpr const char* kDTypesHeld = "float32, bfloat16 or float16";

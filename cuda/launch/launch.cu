@@ -88,21 +88,22 @@ LaunchStatus launch_delta(const char* stem, const Params& params, void* stream) 
   const DeltaParams delta{problem.shape,         params.out,   params.d_out,
                           problem.query_lengths, params.d_lse, params.delta};
   return with_config<Operands::kNever>(stem, problem, [&]<typename Config>() {
-    return launch(stem, problem, attention_bwd_delta<Config>, delta,
-                  query_grid<DeltaTiles<Config>>(problem.shape), stream);
+    return launch<attention_bwd_delta<Config>>(stem, problem, delta,
+                                               query_grid<DeltaTiles<Config>>(problem.shape), stream);
   });
 }
 
 template <typename Config, Gradients gradients>
 LaunchStatus launch_bwd_key_value(const char* stem, const BackwardParams& params, void* stream) {
-  return launch(stem, params.problem, attention_bwd_key_value_sm80<Config, gradients>, params,
-                key_grid<KeyValueGradientTiles<Config, gradients>>(params.problem.shape), stream);
+  return launch<attention_bwd_key_value_sm80<Config, gradients>>(
+      stem, params.problem, params, key_grid<KeyValueGradientTiles<Config, gradients>>(params.problem.shape),
+      stream);
 }
 
 template <typename Config>
 LaunchStatus launch_bwd(const char* stem, const BackwardParams& params, void* stream) {
-  LaunchStatus status = launch(stem, params.problem, attention_bwd_query_sm80<Config>, params,
-                               query_grid<QueryGradientTiles<Config>>(params.problem.shape), stream);
+  LaunchStatus status = launch<attention_bwd_query_sm80<Config>>(
+      stem, params.problem, params, query_grid<QueryGradientTiles<Config>>(params.problem.shape), stream);
   if (!status.ok()) return status;
   if constexpr (kBothFit<Config>) {
     return launch_bwd_key_value<Config, Gradients::kBoth>(stem, params, stream);
@@ -121,12 +122,17 @@ LaunchStatus launch_attention_fwd(const ForwardParams& params, void* stream) {
   const LaunchStatus checked = first_failure(
       kStem, problem, {check_problem(problem), check_rows("out", near.out, problem.dtype), check_device()});
   if (!checked.ok()) return checked;
-  if (device_is_hopper() && has_attention_fwd_sm90(problem)) {
-    return launch_attention_fwd_sm90(kStem, near, stream);
+  if (device_is_hopper() && has_attention_fwd_decode_sm90(problem)) {
+    return launch_attention_fwd_decode_sm90(kStem, near, stream);
+  }
+  if (device_is_hopper() && has_attention_fwd_sm90(near)) {
+    return prefers_attention_fwd_small_sm90(near, count_multiprocessors())
+               ? launch_attention_fwd_small_sm90(kStem, near, stream)
+               : launch_attention_fwd_sm90(kStem, near, stream);
   }
   return with_config<Operands::kAsGiven>(kStem, problem, [&]<typename Config>() {
-    return launch(kStem, problem, attention_fwd_sm80<Config>, near,
-                  query_grid<ForwardTiles<Config>>(problem.shape), stream);
+    return launch<attention_fwd_sm80<Config>>(kStem, problem, near,
+                                              query_grid<ForwardTiles<Config>>(problem.shape), stream);
   });
 }
 
@@ -159,8 +165,8 @@ LaunchStatus launch_attention_bwd_bias(const BiasBackwardParams& params, void* s
   const LaunchStatus status = launch_delta(kStem, near, stream);
   if (!status.ok()) return status;
   return with_config<Operands::kAlways>(kStem, problem, [&]<typename Config>() {
-    return launch(kStem, problem, attention_bwd_bias_sm80<Config>, near,
-                  bias_grid<BiasGradientTiles<Config>>(near.bias_shape), stream);
+    return launch<attention_bwd_bias_sm80<Config>>(
+        kStem, problem, near, bias_grid<BiasGradientTiles<Config>>(near.bias_shape), stream);
   });
 }
 

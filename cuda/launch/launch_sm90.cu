@@ -3,21 +3,16 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/attention_fwd_real_rows.cuh"
 #include "kernels/attention_fwd_sm90.cuh"
+#include "launch/checks.h"
 #include "launch/config.h"
 #include "launch/grid.h"
 #include "launch/tensor_map.h"
+#include "launch/workspace.h"
 
 namespace dhp {
 namespace {
-
-// Of the current device.
-int num_multiprocessors() {
-  int device = 0, count = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return std::max(count, 1);
-}
 
 template <typename Config>
 LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* stream) {
@@ -38,10 +33,14 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   describe_rows(all.query, problem.query, shape.T, shape.N, kGroupRows);
   describe_rows(all.key, problem.key, shape.S, shape.K, Tiles::kKeyRows);
   describe_rows(all.value, problem.value, shape.S, shape.K, Tiles::kKeyRows);
+  if constexpr (Tiles::kStoresByCopy) describe_rows(all.out, params.out, shape.T, shape.N, kGroupRows);
   if (!broken.empty()) return failure(stem, problem, broken);
   Grid grid = query_grid<Tiles>(shape);
   all.items = static_cast<uint32_t>(std::max<int64_t>(grid.blocks, 0));
-  grid.blocks = std::min<int64_t>(grid.blocks, num_multiprocessors());
+  grid.cluster = Tiles::kBlocks;
+  grid.waits_itself = true;
+  grid.blocks = Tiles::kIsSplit ? grid.blocks * Tiles::kBlocks
+                                : std::min<int64_t>(grid.blocks, count_multiprocessors());
   // A quarter as many heads as blocks: where the tiles are a multiple of 8, a section then fills an even
   // number of rounds, in which all blocks have the same to do.
   const int64_t tiles = divide_up(shape.T, Tiles::kQueryRows), heads = shape.V * shape.B * shape.N;
@@ -53,44 +52,120 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   all.section_items = Divisor::of(section * tiles);
   all.section = Divisor::of(section);
   all.last_section = Divisor::of((heads - 1) % section + 1);
-  return launch(stem, problem, attention_fwd_sm90<Config>, all, grid, stream);
+  return launch<attention_fwd_sm90<Config>>(stem, problem, all, grid, stream);
 }
 
-bool has_band(const Problem& problem) {
-  return problem.band.left < problem.shape.T - 1 || problem.band.right < problem.shape.S - 1;
+// Key and value as the lengths leave them, in the workspace; params then reads those.
+template <DType dtype>
+LaunchStatus launch_real_rows(const char* stem, ForwardParams& params, void* stream) {
+  using Tiles = RealRowsTiles;
+  Problem& problem = params.problem;
+  const Shape& shape = problem.shape;
+  if (shape.V * shape.B * shape.T * shape.N * shape.D == 0) return {};
+  RealRowsParams rows{};
+  const WorkspaceFacts facts = workspace_facts(problem);
+  rows.shape = shape;
+  rows.shape.V = facts.maps_keys ? shape.V : 1;
+  rows.key = problem.key;
+  rows.value = problem.value;
+  rows.lengths = problem.key_value_lengths;
+  const int64_t bytes = real_rows_bytes(facts);
+  unsigned char* const copies = reinterpret_cast<unsigned char*>(params.workspace);
+  rows.real_key = reinterpret_cast<uint4*>(copies);
+  rows.real_value = reinterpret_cast<uint4*>(copies + bytes);
+  const int64_t row_chunks = shape.K * shape.D / Tiles::kChunkElements;
+  const int64_t blocks = divide_up(divide_up(shape.S, Tiles::kRows) * row_chunks, Tiles::kThreads);
+  rows.blocks = Divisor::of(blocks);
+  rows.batch = Divisor::of(shape.B);
+  rows.row_chunks = Divisor::of(row_chunks);
+  const Grid grid{count_blocks({rows.shape.V, shape.B, blocks}), Tiles::kThreads};
+  const int64_t row = shape.K * shape.D, sequence = shape.S * row;
+  const int64_t stride_v = rows.shape.V > 1 ? shape.B * sequence : 0, stride_b = shape.B > 1 ? sequence : 0;
+  problem.key = {rows.real_key, stride_v, stride_b, row, shape.D};
+  problem.value = {rows.real_value, stride_v, stride_b, row, shape.D};
+  return launch<attention_fwd_real_rows<dtype>>(stem, problem, rows, grid, stream);
 }
 
 constexpr int kFewKeys = 2048;  // at most: the smaller tiles are faster, DECISIONS 20
 
-template <DType dtype, int channels>
+// Where two blocks for each item still have a multiprocessor to themselves each.
+bool prefers_split(const Shape& shape) {
+  using Tiles = HopperForwardTiles<SplitHopperConfig<DType::kBFloat16, 64, false>>;  // in size as all of them
+  const Grid grid = query_grid<Tiles>(shape);
+  return grid.blocks >= 0 && grid.blocks * Tiles::kBlocks <= count_multiprocessors();
+}
+
+template <DType dtype, bool has_band>
+LaunchStatus launch_split(const char* stem, const ForwardParams& params, void* stream) {
+  return launch_fwd<SplitHopperConfig<dtype, 64, has_band>>(stem, params, stream);
+}
+
+template <DType dtype, int channels, Scores scores>
 LaunchStatus launch_band(const char* stem, const ForwardParams& params, void* stream) {
-  if (has_band(params.problem)) {
-    return launch_fwd<HopperConfig<dtype, channels, false, true>>(stem, params, stream);
-  }
-  if constexpr (channels == 128) {
-    if (params.problem.shape.S <= kFewKeys) {
-      return launch_fwd<HopperConfig<dtype, channels, false, false, true>>(stem, params, stream);
+  if constexpr (channels == 64 && scores == Scores::kPlain) {
+    if (prefers_split(params.problem.shape)) {
+      return has_band(params.problem) ? launch_split<dtype, true>(stem, params, stream)
+                                      : launch_split<dtype, false>(stem, params, stream);
     }
   }
-  return launch_fwd<HopperConfig<dtype, channels, false, false>>(stem, params, stream);
+  if (scores == Scores::kOperands || has_band(params.problem)) {
+    return launch_fwd<HopperConfig<dtype, channels, scores, true>>(stem, params, stream);
+  }
+  if constexpr (scores != Scores::kOperands) {
+    if constexpr (channels == 96 || channels == 128) {
+      if (params.problem.shape.S <= kFewKeys) {
+        return launch_fwd<HopperConfig<dtype, channels, scores, false, true>>(stem, params, stream);
+      }
+    }
+    return launch_fwd<HopperConfig<dtype, channels, scores, false>>(stem, params, stream);
+  }
+}
+
+template <DType dtype, Scores scores>
+LaunchStatus launch_channels(const char* stem, const ForwardParams& params, void* stream) {
+  if (params.problem.shape.D <= 64) return launch_band<dtype, 64, scores>(stem, params, stream);
+  if constexpr (scores == Scores::kPlain) {
+    if (params.problem.shape.D > 64 && params.problem.shape.D <= 96) {
+      return launch_band<dtype, 96, scores>(stem, params, stream);
+    }
+    if (params.problem.shape.D > 128 && params.problem.shape.D <= 192) {
+      return launch_band<dtype, 192, scores>(stem, params, stream);
+    }
+  }
+  if (params.problem.shape.D <= 128) return launch_band<dtype, 128, scores>(stem, params, stream);
+  return launch_band<dtype, 256, scores>(stem, params, stream);
+}
+
+// Past a true length key 0 stands in for the others: it must be one that every row sees which sees any.
+bool are_lengths_alone(const Problem& problem) {
+  return problem.bias.data == nullptr && problem.mask.data == nullptr && problem.scale > 0 &&
+         (problem.key_value_lengths.data == nullptr || problem.band.left >= problem.shape.T - 1);
 }
 
 template <DType dtype>
-LaunchStatus launch_channels(const char* stem, const ForwardParams& params, void* stream) {
-  if (params.problem.shape.D <= 64) return launch_band<dtype, 64>(stem, params, stream);
-  if (params.problem.shape.D <= 128) return launch_band<dtype, 128>(stem, params, stream);
-  return launch_band<dtype, 256>(stem, params, stream);
+LaunchStatus launch_scores(const char* stem, const ForwardParams& params, void* stream) {
+  const Problem& problem = params.problem;
+  if (!has_score_operands(problem)) return launch_channels<dtype, Scores::kPlain>(stem, params, stream);
+  ForwardParams real = params;
+  if (problem.key_value_lengths.data != nullptr) {
+    const LaunchStatus status = launch_real_rows<dtype>(stem, real, stream);
+    if (!status.ok()) return status;
+  }
+  return are_lengths_alone(problem) ? launch_channels<dtype, Scores::kLengths>(stem, real, stream)
+                                    : launch_channels<dtype, Scores::kOperands>(stem, real, stream);
 }
 
 }  // namespace
 
-bool has_attention_fwd_sm90(const Problem& problem) {
-  return problem.dtype != DType::kFloat32 && !has_score_operands(problem) && problem.shape.S > 0;
+bool has_attention_fwd_sm90(const ForwardParams& params) {
+  const Problem& problem = params.problem;
+  return problem.dtype != DType::kFloat32 && problem.shape.S > 0 &&
+         (problem.key_value_lengths.data == nullptr || params.workspace != nullptr);
 }
 
 LaunchStatus launch_attention_fwd_sm90(const char* stem, const ForwardParams& params, void* stream) {
-  return params.problem.dtype == DType::kBFloat16 ? launch_channels<DType::kBFloat16>(stem, params, stream)
-                                                  : launch_channels<DType::kFloat16>(stem, params, stream);
+  return params.problem.dtype == DType::kBFloat16 ? launch_scores<DType::kBFloat16>(stem, params, stream)
+                                                  : launch_scores<DType::kFloat16>(stem, params, stream);
 }
 
 }  // namespace dhp

@@ -26,7 +26,7 @@ Encode find_encode() {
 }  // namespace
 
 std::string encode_tensor_map(TensorMap& map, const void* data, std::array<int64_t, 5> sizes,
-                              const std::array<int64_t, 4>& strides, DType dtype, int box_rows) {
+                              const std::array<int64_t, 4>& strides, DType dtype, int box_rows, Fetch fetch) {
   static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
   static const Encode encode = find_encode();
   if (encode == nullptr) return "the driver has no cuTensorMapEncodeTiled; use one of CUDA 12.0 or newer.";
@@ -38,11 +38,13 @@ std::string encode_tensor_map(TensorMap& map, const void* data, std::array<int64
   }
   const cuuint32_t box[5] = {kBoxChannels, static_cast<cuuint32_t>(box_rows), 1, 1, 1};
   const cuuint32_t element_strides[5] = {1, 1, 1, 1, 1};
-  const CUresult result = encode(
-      reinterpret_cast<CUtensorMap*>(map.bytes),
-      dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
-      const_cast<void*>(data), dims, bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUtensorMapL2promotion promotion =
+      fetch == Fetch::kTwoLines ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE;
+  const CUresult result =
+      encode(reinterpret_cast<CUtensorMap*>(map.bytes),
+             dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+             5, const_cast<void*>(data), dims, bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
   return "the driver refused a tensor map (error " + std::to_string(result) + ").";
 }

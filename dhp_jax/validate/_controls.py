@@ -39,7 +39,7 @@ class _Call(ctypes.Structure):
         ("dtype", ctypes.c_int32),
         ("is_causal", ctypes.c_int32),
         ("scale", ctypes.c_float),
-        ("unused", ctypes.c_int32),
+        ("repeats", ctypes.c_int32),
         ("offsets", ctypes.c_int64 * len(_OFFSETS)),
     )
 
@@ -109,20 +109,20 @@ def num_sms() -> int:
 
 
 def time_call(
-    call: Call, work: int, classes: list[Arrays], order: Any, waits: list[int] | None = None
+    call: Call, work: int, classes: list[Arrays], order: Any, waits: list[int] | None = None, repeats: int = 1
 ) -> tuple[Any, Any]:
-    """Times one run of a call for each entry of `order`.
+    """Times one run for each entry of `order`.
 
     Args:
-            call: the call.
-            work: LIBRARY = "libdhp_controls"
-    FORWARD, BACKWARD or DELAYED.
-            classes: the arrays of each class, as Call.arrays gives them.
-            order: int32 [samples], the class of each run.
-            waits: for DELAYED: cycles to wait for, of each class.
+        call: the call.
+        work: FORWARD, BACKWARD or DELAYED.
+        classes: the arrays of each class, as Call.arrays gives them.
+        order: int32 [samples], the class of each run.
+        waits: for DELAYED: cycles to wait for, of each class.
+        repeats: calls in a run, one after the other.
 
     Returns:
-            SM cycles [samples, SMs] (0: not read), and nanoseconds [samples].
+        SM cycles [samples, SMs] (0: not read), and nanoseconds [samples], of whole runs.
     """
     offsets, size = _layout(classes[0])
     blocks = [
@@ -130,7 +130,7 @@ def time_call(
     ]
     described = _Call(call.B, call.T, call.S, call.N, call.K, call.channels)
     described.dtype, described.is_causal = _DTYPES.index(call.dtype), int(call.is_causal)
-    described.scale = float(call.channels) ** -0.5
+    described.scale, described.repeats = float(call.channels) ** -0.5, repeats
     described.offsets = (ctypes.c_int64 * len(_OFFSETS))(*(offsets.get(name, -1) for name in _OFFSETS))
     return _time(described, work, blocks, order)
 
@@ -140,7 +140,7 @@ def time_leak(lengths: list[int], order: Any) -> tuple[Any, Any]:
     scores, _ = leak_arguments("length 0")
     arrays = {"scores": scores[0]}
     offsets, size = _layout(arrays)
-    return _time(_Call(), LEAK, [_block(arrays, offsets, size, length) for length in lengths], order)
+    return _time(_Call(repeats=1), LEAK, [_block(arrays, offsets, size, length) for length in lengths], order)
 
 
 def _time(described: _Call, work: int, blocks: list[Any], order: Any) -> tuple[Any, Any]:

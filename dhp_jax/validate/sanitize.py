@@ -30,9 +30,9 @@ def run(context: Context) -> list[Check]:
     folder = context.folder / "sanitizers"
     folder.mkdir(parents=True, exist_ok=True)
     said = _run(tool, TOOLS, folder)
-    # A tool that dies before the suite has begun has said nothing of the kernels: once more, alone.
-    for name, (_, text) in said.items():
-        if _BEGUN not in text:
+    # A tool that dies of a signal, or before the suite has begun, has said nothing of the kernels: once more, alone.
+    for name, (status, text) in said.items():
+        if _BEGUN not in text or (status is not None and status < 0):
             said[name] = _run(tool, (name,), folder)[name]
     return [judge(name, status, text) for name, (status, text) in said.items()]
 

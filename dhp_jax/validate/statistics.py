@@ -43,6 +43,10 @@ class Difference:
         """Whether the interval lies inside +-delta: equivalence at the 2.5 % level on either side."""
         return -delta < self.low and self.high < delta
 
+    def outside(self, delta: float) -> bool:
+        """Whether it lies outside."""
+        return self.low > delta or self.high < -delta
+
 
 def welch(a: Sample, b: Sample) -> float:
     """Welch's t; 0 for equal constants, infinite for different ones."""

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 
 from dhp_jax.verify import host, policy, report, sarif, text
-from dhp_jax.verify.cache import Cache
+from dhp_jax.verify.cache import Cache, Fresh
 from dhp_jax.verify.check import Progress, verify_images
 from dhp_jax.verify.policy import Policies
 from dhp_jax.verify.verdict import UnverifiableError, Verdict
@@ -48,7 +48,7 @@ def _verify(options: argparse.Namespace) -> int:
             options.files or [installed_library()],
             _policies(options),
             processes=options.jobs,
-            cache=None if options.no_cache else Cache.of_user(),
+            cache=Fresh(options.keep) if options.keep else None if options.no_cache else Cache.of_user(),
             progress=_progress(),
         )
     except UnverifiableError as problem:
@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--policy", type=pathlib.Path, help="which parameters are secret or public; default: our own kernels'"
     )
-    parser.add_argument("--no-cache", action="store_true", help="believe no earlier verdict")
+    fresh = parser.add_mutually_exclusive_group()
+    fresh.add_argument("--no-cache", action="store_true", help="believe no earlier verdict, and keep none")
+    fresh.add_argument(
+        "--keep", type=pathlib.Path, metavar="FOLDER", help="believe no earlier verdict, and keep the new ones there"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that work at once")
     return parser
 

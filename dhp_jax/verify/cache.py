@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Self
 
 from dhp_jax.verify import disassembly
 from dhp_jax.verify.policy import Policies
@@ -13,17 +14,17 @@ from dhp_jax.verify.report import KernelReport, from_json, to_json
 
 
 class Cache:
-    """A folder of reports. Whoever can write there can forge a verdict: `make verify` and CI do without."""
+    """A folder of reports. Whoever can write there can forge a verdict: `make verify` believes none of it."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._analyser = _hash_of_analyser()
 
-    @staticmethod
-    def of_user() -> Cache:
+    @classmethod
+    def of_user(cls) -> Self:
         """The cache in the user's home."""
         base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        return Cache(pathlib.Path(base, "dhp_jax", "verify"))
+        return cls(pathlib.Path(base, "dhp_jax", "verify"))
 
     def find(self, data: bytes, policies: Policies) -> list[KernelReport] | None:
         """The reports on a cubin; None where it was never judged."""
@@ -49,6 +50,14 @@ class Cache:
         key.update(repr(policies).encode())
         key.update(data)
         return self._folder / f"{key.hexdigest()}.json"
+
+
+class Fresh(Cache):
+    """The same for who wants every verdict anew, and keeps them for others."""
+
+    def find(self, data: bytes, policies: Policies) -> list[KernelReport] | None:
+        """None: what was judged before does not count."""
+        return None
 
 
 def _hash_of_analyser() -> bytes:

@@ -7,12 +7,12 @@ import gc
 import multiprocessing
 import pathlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 from dhp_jax.verify import cubin, image
 from dhp_jax.verify.analysis import verify_kernel
 from dhp_jax.verify.cache import Cache
-from dhp_jax.verify.cubin import Kernel
+from dhp_jax.verify.cubin import Unread
 from dhp_jax.verify.policy import Policies
 from dhp_jax.verify.report import KernelReport, unknown
 from dhp_jax.verify.verdict import UnverifiableError
@@ -66,10 +66,19 @@ def verify_images(
     # Workers do without the collector of cycles: it would walk the kernels again and again, a third of the time.
     with ProcessPoolExecutor(processes, _FRESH, gc.disable) if processes > 1 else contextlib.nullcontext() as pool:
         run = _Run(policies or Policies(), pool, cache, progress, sum(cubin.count(data) for _, data in cubins))
-        collect = [run.start(name, data) for name, data in cubins]
+        with ThreadPoolExecutor(processes) as waiting:  # for nvdisasm, which takes long
+            collect = list(waiting.map(run.start, *zip(*cubins, strict=True))) if cubins else []
         reports += [report for finish in collect for report in finish()]
     named = ", ".join(str(path) for path in paths)
     return reports or [unknown(named or "nothing", "there is no kernel in it", "Pass the file that holds the kernels.")]
+
+
+def _verify(kernel: Unread, policies: Policies) -> KernelReport:
+    name = kernel.kernel.name
+    try:
+        return verify_kernel(kernel.read(), policies.of(name))
+    except UnverifiableError as problem:
+        return unknown(name, problem.problem, problem.remedy)
 
 
 class _Run:
@@ -93,7 +102,7 @@ class _Run:
                 self._count()
             return lambda: kept
         try:
-            kernels = cubin.kernels(data)
+            kernels = cubin.unread(data)
         except UnverifiableError as problem:
             report = unknown(name, problem.problem, problem.remedy)
             return lambda: [report]
@@ -107,16 +116,12 @@ class _Run:
 
         return finish
 
-    def _submit(self, kernel: Kernel) -> Future[KernelReport]:
+    def _submit(self, kernel: Unread) -> Future[KernelReport]:
         future: Future[KernelReport] = Future()
-        try:
-            policy = self._policies.of(kernel.name)
-            if self._pool:
-                future = self._pool.submit(verify_kernel, kernel, policy)
-            else:
-                future.set_result(verify_kernel(kernel, policy))
-        except UnverifiableError as problem:
-            future.set_result(unknown(kernel.name, problem.problem, problem.remedy))
+        if self._pool:
+            future = self._pool.submit(_verify, kernel, self._policies)
+        else:
+            future.set_result(_verify(kernel, self._policies))
         future.add_done_callback(lambda _: self._count())
         return future
 

@@ -18,6 +18,7 @@ from dhp_jax.verify.verdict import UnverifiableError
 
 _FUNCTION, _ENTRY = 2, 0x10  # of symbols: sort, and the mark of a kernel
 _PARAMETER, _PARAMETER_BLOCK, _REGISTERS, _FRAME = 0x17, 0x0A, 0x2F, 0x11  # attributes in .nv.info sections
+_FLAGS = 0x30  # of the ELF header
 _NO_PARAMETERS = 1 << 16
 _TOOL = re.compile(rb"release (\d+)\.(\d+), V([\d.]+)")
 
@@ -61,6 +62,23 @@ class Kernel:
         return hashlib.sha256(self.code).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """A kernel whose listing is not read yet.
+
+    Attributes:
+        kernel: without code in its listing.
+        section: what nvdisasm says of its code.
+    """
+
+    kernel: Kernel
+    section: disassembly.Unread
+
+    def read(self) -> Kernel:
+        """The kernel; raises UnverifiableError where the listing is not that of its code."""
+        return dataclasses.replace(self.kernel, listing=_read(self.section, self.kernel.code))
+
+
 def count(data: bytes) -> int:
     """How many kernels a cubin has, as a first look says."""
     try:
@@ -69,8 +87,19 @@ def count(data: bytes) -> int:
         return 1
 
 
+def architecture(data: bytes) -> str:
+    """What a cubin is for, such as "sm_90a": the second byte of the ELF header's flags is 80 or 90."""
+    capability = struct.unpack_from("<I", data, _FLAGS)[0] >> 8 & 0xFF
+    return "sm_90a" if capability == 90 else f"sm_{capability}"
+
+
 def kernels(data: bytes) -> list[Kernel]:
     """All kernels of a cubin; a cubin without any code has none."""
+    return [kernel.read() for kernel in unread(data)]
+
+
+def unread(data: bytes) -> list[Unread]:
+    """The same, before their listings are read: most of the time goes there, and it can be shared out."""
     image = elf.parse(data)
     if image.machine != elf.MACHINE_CUDA or image.type != elf.TYPE_EXECUTABLE:
         raise UnverifiableError(
@@ -82,26 +111,39 @@ def kernels(data: bytes) -> list[Kernel]:
     version = _TOOL.search(image.data(".note.nv.tkinfo"))
     if not version:
         raise UnverifiableError("the cubin does not say which ptxas made it", "Build it with CUDA 13.")
-    architecture, listings = disassembly.disassemble(data, (int(version[1]), int(version[2])))
-    by_section = {listing.section: listing for listing in listings}
+    architecture, sections = disassembly.sections(data, (int(version[1]), int(version[2])))
+    by_section = {section.section: section for section in sections}
     for section in code:
-        listing = by_section.get(section.name)
-        same = listing is not None and (listing.problem is not None or listing.machine_code == section.data)
-        if not same or image.data(f".rela{section.name}"):
-            raise UnverifiableError(
-                f"the disassembly of {section.name} is not that of the bytes that will run",
-                "Use a cubin without relocations in its code.",
-            )
+        if section.name not in by_section or image.data(f".rela{section.name}"):
+            raise _other_code(section.name)
     try:
         found = list(_entries(image, architecture, version[3].decode(), by_section))
     except (struct.error, IndexError) as error:
         raise UnverifiableError(f"the cubin describes its kernels wrongly: {error}", "Build it again.") from None
     if not found:
         raise UnverifiableError("the cubin has code and no kernel", "Pass the linked image that holds the kernel.")
+    of_kernels = {kernel.section.section for kernel in found}
+    for section in code:
+        if section.name not in of_kernels:
+            _read(by_section[section.name], section.data)
     return found
 
 
-def _entries(image: Elf, architecture: str, ptxas: str, listings: dict[str, Listing]) -> Iterator[Kernel]:
+def _read(section: disassembly.Unread, code: bytes) -> Listing:
+    listing = section.read()
+    if listing.problem is None and listing.machine_code != code:
+        raise _other_code(section.section)
+    return listing
+
+
+def _other_code(section: str) -> UnverifiableError:
+    return UnverifiableError(
+        f"the disassembly of {section} is not that of the bytes that will run",
+        "Use a cubin without relocations in its code.",
+    )
+
+
+def _entries(image: Elf, architecture: str, ptxas: str, sections: dict[str, disassembly.Unread]) -> Iterator[Unread]:
     resources = _resources(image)
     for index, symbol in enumerate(image.symbols):
         if symbol.kind != _FUNCTION or not symbol.other & _ENTRY:
@@ -111,18 +153,19 @@ def _entries(image: Elf, architecture: str, ptxas: str, listings: dict[str, List
             raise UnverifiableError(f"kernel {symbol.name} does not begin its section", "Build the cubin again.")
         attributes = list(_attributes(image.data(f".nv.info.{symbol.name}")))
         shared = image.section(f".nv.shared.{symbol.name}")
-        yield Kernel(
+        kernel = Kernel(
             symbol=symbol.name,
             architecture=architecture,
             ptxas=ptxas,
             code=section.data,
-            listing=listings[section.name],
+            listing=Listing(section.name, (), {}),
             parameters=tuple(sorted(_parameters(attributes), key=lambda parameter: parameter.index)),
             parameter_base=_parameter_base(attributes),
             registers=resources.get((_REGISTERS, index), 0),
             shared_bytes=shared.size if shared else 0,
             stack_bytes=resources.get((_FRAME, index), 0),
         )
+        yield Unread(kernel, sections[section.name])
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

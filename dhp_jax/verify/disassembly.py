@@ -14,7 +14,7 @@ import pathlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dhp_jax.verify import instruction, liveness
@@ -76,6 +76,23 @@ class Listing:
         return b"".join(listed.encoding for listed in self.code)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """One section as nvdisasm wrote it, twice. To read it takes long; another process can."""
+
+    section: str
+    lines: tuple[str, ...]
+    lives: tuple[str, ...]
+
+    def read(self) -> Listing:
+        """A listing, without code where any of it cannot be read: the other sections are none the worse for it."""
+        lives = liveness.parse(self.lives)
+        try:
+            return _listing(self.section, self.lines, lives)
+        except UnverifiableError as problem:
+            return Listing(self.section, (), {}, problem)
+
+
 def version() -> str:
     """The version of the installed nvdisasm, as its package says."""
     try:
@@ -84,8 +101,8 @@ def version() -> str:
         raise UnverifiableError("nvdisasm is not installed", "Install it: pip install 'dhp_jax[verify]'.") from None
 
 
-def disassemble(cubin: bytes, producer: tuple[int, int]) -> tuple[str, list[Listing]]:
-    """The architecture of a cubin, such as "sm_90a", and all its code.
+def sections(cubin: bytes, producer: tuple[int, int]) -> tuple[str, list[Unread]]:
+    """The architecture of a cubin, such as "sm_90a", and all its code, not yet read.
 
     Args:
         cubin: the file.
@@ -98,11 +115,11 @@ def disassemble(cubin: bytes, producer: tuple[int, int]) -> tuple[str, list[List
         listings = (("-gi", "-hex"), ("-plr", "-lrm", "narrow"))
         with ThreadPoolExecutor() as pool:
             full, lives = pool.map(lambda options: _run("-c", *options, str(path)), listings)
-    by_section = {name: liveness.parse(lines) for name, lines in _sections(lives)}
+    by_section = dict(_sections(lives))
     target = re.search(r"^\s*\.target\s+(sm_\w+)", full, re.MULTILINE)
     if not target:
         raise _odd("the file", "no .target")
-    return target[1], [_tried(name, lines, by_section.get(name, {})) for name, lines in _sections(full)]
+    return target[1], [Unread(name, lines, by_section.get(name, ())) for name, lines in _sections(full)]
 
 
 def _check_versions(producer: tuple[int, int]) -> None:
@@ -150,7 +167,7 @@ _FRAME = re.compile(r'\s*//## File "([^"]*)", line (\d+)( inlined at "[^"]*", li
 _DIRECTIVE = re.compile(r"\s*(\.(global|weak|local|type|size|other|section|sectionflags|sectioninfo|align)\b.*)?")
 
 
-def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
+def _sections(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The executable sections of a listing."""
     name = ""
     lines: list[str] = []
@@ -158,23 +175,15 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
         header = _SECTION.match(line)
         if header:
             if name.startswith(".text."):
-                yield name, lines
+                yield name, tuple(lines)
             name, lines = header[1], []
         else:
             lines.append(line)
     if name.startswith(".text."):
-        yield name, lines
+        yield name, tuple(lines)
 
 
-def _tried(section: str, lines: list[str], lives: dict[int, Life]) -> Listing:
-    """A listing, without code where any of it cannot be read: the other sections are none the worse for it."""
-    try:
-        return _listing(section, lines, lives)
-    except UnverifiableError as problem:
-        return Listing(section, (), {}, problem)
-
-
-def _listing(section: str, lines: list[str], lives: dict[int, Life]) -> Listing:
+def _listing(section: str, lines: Sequence[str], lives: dict[int, Life]) -> Listing:
     code: list[Listed] = []
     labels: dict[str, int] = {}
     frames: list[Frame] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from dhp_jax.verify import registers
 from dhp_jax.verify.instruction import Instruction
@@ -35,7 +36,7 @@ class Life:
     writes: frozenset[str]
 
 
-def parse(lines: list[str]) -> dict[int, Life]:
+def parse(lines: Sequence[str]) -> dict[int, Life]:
     """The rows of one section, by address."""
     names: list[str] = []
     columns: dict[int, str] = {}  # register by position in the row

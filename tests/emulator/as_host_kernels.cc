@@ -1,15 +1,20 @@
 // The emulated launchers under the names of the host kernels: preloaded, they take their place in JAX on a
 // CPU.
 
+#include <cmath>
 #include <stdexcept>
+#include <vector>
 
+#include "emulator.h"
 #include "host/attention.h"
 #include "launch/launch.h"
+#include "launch/workspace.h"
 
 namespace dhp {
 namespace {
 
 bool run(const LaunchStatus& status) {
+  emulator::finish_launches();
   if (!status.ok()) throw std::runtime_error(status.message);
   return true;
 }
@@ -17,7 +22,10 @@ bool run(const LaunchStatus& status) {
 }  // namespace
 
 bool host_attention_fwd(const ForwardParams& params, const ThreadLender&) {
-  return run(launch_attention_fwd(params, nullptr));
+  ForwardParams with_workspace = params;
+  std::vector<float> workspace(forward_workspace(workspace_facts(params.problem)), NAN);
+  with_workspace.workspace = workspace.data();
+  return run(launch_attention_fwd(with_workspace, nullptr));
 }
 bool host_attention_bwd(const BackwardParams& params, const ThreadLender&) {
   return run(launch_attention_bwd(params, nullptr));

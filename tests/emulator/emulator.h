@@ -2,9 +2,10 @@
 // what nvcc knows by itself.
 //
 // Every thread of a block is a fiber. It runs until it needs others: at a barrier, or at an instruction of
-// its whole warp. Blocks run one after the other, and which warp goes on first is drawn anew at each step, so
-// that what a missing barrier spoils is spoiled here too, sooner or later. Numbers are those of the GPU but
-// for the last bits: sums of a product are rounded once, approximate functions are exact.
+// its whole warp. Blocks run one after the other but for those of a cluster, and which warp goes on first is
+// drawn anew at each step, so that what a missing barrier spoils is spoiled here too, sooner or later.
+// Numbers are those of the GPU but for the last bits: sums of a product are rounded once, approximate
+// functions are exact.
 
 #pragma once
 
@@ -52,6 +53,12 @@ void arrive(uint32_t barrier, int bytes);
 bool is_over(uint32_t barrier, uint32_t parity);
 void meet_threads(int number, int threads);
 
+// Blocks of a cluster run in turn, too. What one stores in another is NaN until it comes, some time later.
+void arrive_at_cluster();
+void wait_for_cluster();
+uint32_t address_in_block(uint32_t address, uint32_t rank);
+void store_async(uint32_t to, const float (&values)[4], uint32_t barrier);
+
 // Tensor copies. A box is filled with NaN at once, and with rows some time later; a box is stored when it is
 // waited for, and only what `fence_stores` has made known.
 using Coordinates = int[5];
@@ -77,12 +84,16 @@ void wait_for_products(int groups_under_way);
 uint16_t element_by_rows(uint64_t descriptor, int row, int k);
 uint16_t element_by_columns(uint64_t descriptor, int k, int column);
 
-// Runs `block` as every thread of every block.
+// Runs `block` as every thread of every block, in finish_launches. A launch that may start before the one
+// before it has ended does so: its first block goes on until all threads wait, and then the one before
+// begins.
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& block);
+void finish_launches();
+void wait_for_launch_before();
 
 template <typename Params>
 cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
-  return run(*config, [&] { kernel(params); });
+  return run(*config, [=] { kernel(params); });
 }
 
 // What all 32 lanes give and get: each lane's value from the lane with another number.
@@ -123,6 +134,8 @@ T shuffle(T value, int lane) {
 
 #undef __launch_bounds__
 #define __launch_bounds__(...)
+#undef __cluster_dims__
+#define __cluster_dims__(...)
 #define threadIdx (::emulator::thread_index())
 #define cudaLaunchKernelEx(config, kernel, params) (::emulator::launch(config, kernel, params))
 
@@ -137,7 +150,10 @@ template <typename T>
 T __shfl_xor_sync(uint32_t, T value, int distance) {
   return ::emulator::shuffle_xor(value, distance);
 }
-inline int __shfl_sync(uint32_t, int value, int lane) { return ::emulator::shuffle(value, lane); }
+template <typename T>
+T __shfl_sync(uint32_t, T value, int lane) {
+  return ::emulator::shuffle(value, lane);
+}
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);

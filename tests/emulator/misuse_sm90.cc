@@ -19,6 +19,7 @@ constexpr uint16_t kQuarter = 0x3e80;  // bfloat16: 16 products of two of them a
 alignas(16) uint16_t rows[kRows * kChannels], stored[kRows * kChannels];
 CUtensorMap map_of_rows, map_of_stored;
 float (&results)[128] = misuse::results;
+float made[kThreads];
 
 using Sums = float[1][4];
 
@@ -53,7 +54,7 @@ void start_product(Sums& sums) {
 }
 void start_product(Sums& sums, const uint32_t (&left)[4]) {
   ptx::fence_products();
-  ptx::wgmma_bf16(sums, left, descriptor(kTile));
+  ptx::wgmma_bf16(sums, left, descriptor(kTile), 1);
   ptx::close_product_group();
 }
 void store(int thread) {
@@ -152,6 +153,16 @@ void product_of_what_is_not_fenced(int thread) {
   ptx::close_product_group();
   ptx::wait_for_products<0>();
 }
+void product_of_copies_that_are_not_fenced(int thread) {
+  for (int i = thread; i < kTileBytes / 16; i += kThreads)
+    ptx::copy_16_async(kTile + 16 * i, rows + 8 * i, 16);
+  ptx::close_copy_group();
+  ptx::wait_for_copies<0>();
+  __syncthreads();
+  Sums sums;
+  start_product(sums);
+  ptx::wait_for_products<0>();
+}
 void box_of_what_is_not_fenced(int thread) {
   fill_other(thread);
   store(thread);
@@ -219,6 +230,20 @@ void numbered_barrier_for_one_warp(int thread) {
 }
 void barrier_without_a_number(int) { ptx::meet<kThreads>(16); }
 
+void make(int thread) { made[thread] = 1; }
+void proper_after_another(int thread) {
+  ptx::store_shared(kTile + 4 * thread, 7);
+  ptx::wait_for_launch_before();
+  results[thread] = made[thread] + static_cast<float>(ptx::load_shared<uint32_t>(kTile + 4 * thread) - 7);
+}
+void launch_before_read_too_early(int thread) {
+  results[thread] += made[thread] - 1;  // of the first block, too early
+  ptx::wait_for_launch_before();
+}
+void launch_before_not_waited_for(int thread) {
+  if (thread < 32) ptx::wait_for_launch_before();
+}
+
 #define NAMED(check) {#check, check}
 constexpr misuse::Named kChecks[] = {
     NAMED(proper),
@@ -232,6 +257,7 @@ constexpr misuse::Named kChecks[] = {
     NAMED(group_that_never_waits),
     NAMED(half_a_group),
     NAMED(product_of_what_is_not_fenced),
+    NAMED(product_of_copies_that_are_not_fenced),
     NAMED(box_of_what_is_not_fenced),
     NAMED(stored_box_that_nobody_waits_for),
     NAMED(loaded_box_that_nobody_waits_for),
@@ -249,6 +275,9 @@ constexpr misuse::Named kChecks[] = {
     NAMED(met_in_different_numbers),
     NAMED(numbered_barrier_for_one_warp),
     NAMED(barrier_without_a_number),
+    {"proper_after_another", proper_after_another, make},
+    {"launch_before_read_too_early", launch_before_read_too_early, make},
+    {"launch_before_not_waited_for", launch_before_not_waited_for, make},
 };
 
 void describe(CUtensorMap& map, void* data) {
@@ -271,6 +300,7 @@ int main(int, char** arguments) {
   using namespace dhp;
   std::fill(std::begin(rows), std::end(rows), kQuarter);
   std::fill(std::begin(stored), std::end(stored), kQuarter);
+  std::fill(std::begin(made), std::end(made), NAN);
   describe(map_of_rows, rows);
   describe(map_of_stored, stored);
   return misuse::run(kChecks, arguments[1], kThreads, kSharedBytes);

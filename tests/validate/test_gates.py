@@ -18,7 +18,7 @@ from dhp_jax.validate import _controls, build, calls, conformance, memory, proof
 from dhp_jax.validate.calls import Call
 from dhp_jax.validate.outcome import Status
 from dhp_jax.validate.plan import Context
-from dhp_jax.verify import Policies, Verdict
+from dhp_jax.verify import Policies, Verdict, cubin
 from dhp_jax.verify.__main__ import installed_library
 from dhp_jax.verify.report import KernelReport
 
@@ -60,9 +60,23 @@ class CallTest(parameterized.TestCase):
 
     def test_scores_rise_and_fall(self):
         for secret, sign in (("rising scores", 1), ("falling scores", -1)):
-            arrays = Call("float32", 16, T=4, S=11).arrays(secret)
-            scores = np.einsum("btnd,bskd->bts", arrays["query"], arrays["key"])
-            assert (sign * np.diff(scores, axis=-1) > 0).all()
+            arrays = Call("float32", 16, T=4, S=40).arrays(secret)
+            query = arrays["query"].reshape(2, 4, 2, 2, 16)
+            scores = sign * np.einsum("btkgd,bskd->btkgs", query, arrays["key"])
+            assert (scores[..., -10:].min(-1) > scores[..., :10].max(-1)).all()
+
+    def test_sorts_that_are_held_to_the_bound_switch_as_many_bits_as_random_ones(self):
+        call = Call("float16", 64, operands=True, T=64, S=64)
+
+        def toggled(secret, name):
+            bits = np.unpackbits(call.arrays(secret)[name].view(np.uint8)).reshape(-1, 16).astype(int)
+            return np.abs(np.diff(bits, axis=0)).mean()
+
+        for secret in set(call.secrets()) - calls.LESS_ACTIVE:
+            for name in ("query", "key", "value", "d_out"):
+                assert toggled(secret, name) > 0.95 * toggled("random", name), (secret, name)
+        assert toggled("zeros", "key") == toggled("ones", "key") == 0
+        assert set(call.secrets()) > calls.LESS_ACTIVE
 
     def test_lengths_reach_from_none_to_all(self):
         call = Call("float32", 8, operands=True)
@@ -241,11 +255,12 @@ class SanitizerTest(parameterized.TestCase):
             found = sanitize.run(Context(pathlib.Path()))
         assert [(check.name, check.status) for check in found] == [(name, Status.SKIPPED) for name in sanitize.TOOLS]
 
-    def test_a_tool_that_dies_early_is_tried_again(self):
+    @parameterized.parameters("exit 139", "echo the suite begins; kill -SEGV $$")
+    def test_a_tool_that_dies_is_tried_again(self, death):
         with tempfile.TemporaryDirectory() as folder:
             program = pathlib.Path(folder, "tool")
             program.write_text(
-                f'#!/bin/sh\nif [ -e {folder}/$2 ]; then printf "{self.CLEAN}"; else touch {folder}/$2; exit 139; fi\n'
+                f'#!/bin/sh\nif [ -e {folder}/$2 ]; then printf "{self.CLEAN}"; else touch {folder}/$2; {death}; fi\n'
             )
             program.chmod(0o755)
             with mock.patch.object(sanitize.shutil, "which", return_value=str(program)):
@@ -282,10 +297,23 @@ class ControlLibraryTest(parameterized.TestCase):
         with mock.patch.object(_controls, "LIBRARY", "libdhp_gone"):
             assert "DHP_CUDA=1" in _controls.objection()
 
-    def test_it_compiles(self):
-        """The machine code of the controls, from this source."""
-        sources = [ROOT / "cuda" / "controls" / "controls.cu", *sorted((ROOT / "cuda" / "controls").glob("*.h"))]
+    def _compiled(self, name):
+        """The machine code of one file of the controls, from this source."""
+        folder = ROOT / "cuda" / "controls"
+        sources = [folder / name, *sorted({*folder.glob("*.h"), *folder.glob("*.cuh")})]
         flags = ["-gencode=arch=compute_90a,code=sm_90a", "-cubin", "-std=c++20", "-O3", f"-I{ROOT / 'cuda'}"]
-        built = nvcc.compiled("controls.sm_90a.cubin", sources, flags)
-        names = {each.kernel for each in proof.reports(built, Policies(), fresh=True) if each.verdict is Verdict.LEAK}
-        assert len(names) == 2
+        return nvcc.compiled(f"{name.removesuffix('.cu')}.sm_90a.cubin", sources, flags)
+
+    def test_it_compiles(self):
+        found = proof.reports(self._compiled("controls.cu"), Policies(), fresh=True)
+        assert len({each.kernel for each in found if each.verdict is Verdict.LEAK}) == 2
+
+    def test_the_delay_is_a_chain_that_the_compiler_keeps(self):
+        kernels = {
+            kernel.name.partition("(")[0]: kernel for kernel in cubin.kernels(self._compiled("timing.cu").read_bytes())
+        }
+        code = [listed.instruction for listed in kernels["dhp::control_delay"].listing.code]
+        added = [each for each in code if each.opcode == "FFMA"]
+        assert len(added) >= 16
+        assert all(len({operand.name for operand in each.operands[1:]}) == 1 for each in added)
+        assert any(each.opcode == "STG" for each in code)

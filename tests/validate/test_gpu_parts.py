@@ -25,15 +25,15 @@ _KNOWN = (
 
 
 def device(shifts=None):
-    """In the place of _controls.time_call: `shifts` is cycles by (class, work)."""
+    """In the place of _controls.time_call: `shifts` is cycles of a call by (class, work)."""
 
-    def time_call(call, work, classes, order, waits=None):
+    def time_call(call, work, classes, order, waits=None, repeats=1):
         rng = np.random.default_rng(len(order) + work)
         cycles = 30_000 + 30 * rng.standard_normal((len(order), 1)) + rng.standard_normal((len(order), _SMS))
         for index in range(len(classes)):
             added = (shifts or {}).get((index, work), 0) + (waits or [0] * len(classes))[index]
             cycles[order == index] += added
-        return np.rint(cycles).astype(np.int32), np.full(len(order), 20_000)
+        return np.rint(repeats * cycles).astype(np.int32), np.full(len(order), 20_000 * repeats)
 
     return time_call
 
@@ -62,7 +62,15 @@ class TimingTest(PartTest):
         with mock.patch.object(_controls, "time_call", device({(2, _controls.BACKWARD): 20})):
             (check,) = timing.run(self.context())
         assert check.status is Status.FAIL
-        assert "backward: time depends on secrets: zeros" in check.detail
+        assert "backward: time depends on secrets: reversed" in check.detail
+
+    @parameterized.parameters((200, Status.PASS), (400, Status.FAIL))
+    def test_what_power_makes_is_reported_and_no_more(self, cycles, status):
+        with mock.patch.object(_controls, "time_call", device({(3, _controls.FORWARD): -cycles})):
+            (check,) = timing.run(self.context())
+        assert check.status is status
+        told = f"differ by up to {cycles / 300:.2f} %: power" if status is Status.PASS else "secrets: zeros -40"
+        assert told in check.detail
 
     def test_controls(self):
         leak = mock.patch.object(
@@ -71,7 +79,7 @@ class TimingTest(PartTest):
         with leak, mock.patch.object(_controls, "time_call", device()):
             (check,) = timing.controls(self.context())
         assert check.status is Status.PASS
-        with leak, mock.patch.object(_controls, "time_call", lambda *a, **_: device()(*a[:4])):
+        with leak, mock.patch.object(_controls, "time_call", lambda *a: device()(*a[:4], None, a[5])):
             (check,) = timing.controls(self.context())
         assert check.status is Status.FAIL
 

@@ -74,22 +74,51 @@ class VerdictTest(parameterized.TestCase):
         return timing.judge("timing", {"call": timing.examine(measurement)}, _RUNS)
 
     def test_equal_classes_pass(self):
-        assert self.judge(measure({"zeros": 0, "no keys": 0})).status is Status.PASS
+        assert self.judge(measure({"reversed": 0, "no keys": 0})).status is Status.PASS
 
     def test_a_class_that_takes_longer_fails(self):
-        found = self.judge(measure({"zeros": 0, "no keys": -30}))
+        found = self.judge(measure({"reversed": 0, "no keys": -30}))
         assert found.status is Status.FAIL
         assert "no keys" in found.detail
-        assert "zeros" not in found.detail
+        assert "reversed" not in found.detail
+
+    def test_a_difference_far_below_the_bound_is_told_and_no_failure(self):
+        found = self.judge(measure({"reversed": 0, "no keys": -7}))
+        assert found.status is Status.PASS
+        assert "agree within" in found.detail
+        assert "1 with |t| > 4.5" in found.detail
+
+    def test_less_power_is_no_failure_up_to_a_bound(self):
+        assert self.judge(measure({"reversed": 0, "zeros": -150})).status is Status.PASS
+        found = self.judge(measure({"reversed": 0, "zeros": -250}))
+        assert found.status is Status.FAIL
+        assert "zeros" in found.detail
+
+    def test_a_coarse_measurement_is_unknown(self):
+        def run(seed):
+            rng = np.random.default_rng(seed)
+            return {name: 20_000 + 4000 * rng.standard_normal(400) for name in ("random", "random again", "reversed")}
+
+        assert self.judge(run).status is Status.UNKNOWN
 
     def test_what_a_second_look_does_not_see_is_chance(self):
         def run(seed):
-            return measure({"zeros": 30 if seed == 0 else 0})(seed)
+            return measure({"reversed": 30 if seed == 0 else 0})(seed)
 
         assert self.judge(run).status is Status.PASS
 
+    def test_power_alone_asks_for_no_second_look(self):
+        looks = []
+
+        def run(seed):
+            looks.append(seed)
+            return measure({"reversed": 0, "zeros": -150})(seed)
+
+        assert self.judge(run).status is Status.PASS
+        assert looks == [0]
+
     def test_a_restless_machine_is_unknown(self):
-        assert self.judge(measure({"zeros": 0}, quiet=False)).status is Status.UNKNOWN
+        assert self.judge(measure({"reversed": 0}, quiet=False)).status is Status.UNKNOWN
 
     def test_nothing_timed_is_unknown(self):
         assert timing.judge("timing", {}, _RUNS).status is Status.UNKNOWN

@@ -1,6 +1,7 @@
 """`python -m dhp_jax.verify` answers with the right exit status, needs no JAX, and believes no forged verdict."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -185,6 +186,27 @@ class InstalledTest(parameterized.TestCase):
             listed.name = library.name
             with mock.patch.object(__main__.importlib.metadata, "files", return_value=[listed]):
                 assert __main__.installed_library().name == "libdhp_kernels.so"
+
+
+class KeepTest(parameterized.TestCase):
+    def _main(self, *arguments):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return __main__.main([_safe(), *arguments, "--jobs", "1"])
+
+    def test_verdicts_are_kept_and_not_believed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            assert self._main("--keep", folder) == 0
+            policies = dataclasses.replace(__main__.own_policies(), strict=False)
+            data = pathlib.Path(_safe()).read_bytes()
+            assert [report.verdict for report in Cache(pathlib.Path(folder)).find(data, policies)] == [Verdict.SAFE]
+            (entry,) = pathlib.Path(folder).iterdir()
+            entry.write_text(entry.read_text().replace('"SAFE"', '"LEAK"'))
+            assert self._main("--keep", folder) == 0
+            assert '"SAFE"' in entry.read_text()
+
+    def test_it_is_no_way_to_keep_nothing(self):
+        with mock.patch("sys.stderr"), pytest.raises(SystemExit):
+            self._main("--keep", "folder", "--no-cache")
 
 
 class CacheTest(parameterized.TestCase):

@@ -2,15 +2,17 @@
 
 import functools
 import importlib.metadata
+import pathlib
 import re
 import struct
+import tempfile
 from unittest import mock
 
 import pytest
 import zoo
 from absl.testing import parameterized
 
-from dhp_jax.verify import UnverifiableError, cubin, disassembly, elf
+from dhp_jax.verify import UnverifiableError, Verdict, cubin, disassembly, elf, verify_image
 
 _PRODUCER = (13, 0)
 
@@ -31,7 +33,7 @@ def _output(*arguments):
 
     run = disassembly._run
     with mock.patch.object(disassembly, "_run", remember):
-        disassembly.disassemble(_probe(), _PRODUCER)
+        disassembly.sections(_probe(), _PRODUCER)
     return dict(outputs)[arguments]
 
 
@@ -42,9 +44,9 @@ def _disassemble(full=None, lives=None):
     """The listing where nvdisasm writes something else."""
     texts = {_FULL: full or _output(*_FULL), _LIVES: lives or _output(*_LIVES)}
     with mock.patch.object(disassembly, "_run", lambda *arguments: texts[arguments[:-1]]):
-        architecture, (listing,) = disassembly.disassemble(_probe(), _PRODUCER)
+        architecture, (section,) = disassembly.sections(_probe(), _PRODUCER)
     assert architecture == "sm_90a"
-    return listing
+    return section.read()
 
 
 def _line_with(text, word):
@@ -142,7 +144,7 @@ class ToolTest(parameterized.TestCase):
 
     def _refusal(self, producer=_PRODUCER, data=None):
         with pytest.raises(UnverifiableError) as refusal:
-            disassembly.disassemble(data or _probe(), producer)
+            disassembly.sections(data or _probe(), producer)
         assert refusal.value.remedy
         return str(refusal.value)
 
@@ -194,9 +196,12 @@ class CubinTest(parameterized.TestCase):
 
     def _refusal_after(self, data):
         """The refusal of a file of which nvdisasm would say what it says of another."""
-        said = disassembly.disassemble(_probe(), _PRODUCER)
-        with mock.patch.object(disassembly, "disassemble", return_value=said):
+        with self._said_of_the_probe():
             return self._refusal(data)
+
+    def _said_of_the_probe(self):
+        said = disassembly.sections(_probe(), _PRODUCER)
+        return mock.patch.object(disassembly, "sections", return_value=said)
 
     def _changed(self, section, old, new):
         """The probe with bytes of one section replaced."""
@@ -227,9 +232,15 @@ class CubinTest(parameterized.TestCase):
         (kernel,) = cubin.kernels(_probe())
         changed = self._changed(kernel.listing.section, kernel.listing.code[5].encoding, bytes(16))
         assert "is not that of the bytes that will run" in self._refusal_after(changed)
+        with tempfile.TemporaryDirectory() as folder, self._said_of_the_probe():
+            path = pathlib.Path(folder, "changed.cubin")
+            path.write_bytes(changed)
+            (report,) = verify_image(path)
+        assert (report.verdict, report.kernel) == (Verdict.UNKNOWN, kernel.name)
+        assert "is not that of the bytes that will run" in report.problems[0].problem
 
     def test_code_that_was_not_disassembled(self):
-        with mock.patch.object(disassembly, "disassemble", return_value=("sm_90a", [])):
+        with mock.patch.object(disassembly, "sections", return_value=("sm_90a", [])):
             assert "is not that of the bytes that will run" in self._refusal(_probe())
 
     def test_no_producer(self):

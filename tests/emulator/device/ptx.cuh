@@ -22,6 +22,8 @@ inline int32_t opaque(int32_t value) { return value; }
 inline size_t opaque(size_t value) { return value; }
 inline uint32_t low_bits(int32_t count) { return count <= 0 ? 0u : count >= 32 ? ~0u : (1u << count) - 1; }
 inline uint32_t block_index() { return emulator::block_index().x; }
+inline uint32_t block_index_y() { return emulator::block_index().y; }
+inline uint32_t block_index_z() { return emulator::block_index().z; }
 inline uint32_t grid_size() { return emulator::grid_size().x; }
 
 inline uint32_t shared_address(const void* pointer) { return emulator::shared_address(pointer); }
@@ -33,8 +35,20 @@ T load_shared(uint32_t from) {
   return value;
 }
 inline void store_shared(uint32_t to, uint32_t word) { emulator::store(to, word); }
+inline void store_shared_2(uint32_t to, float2 pair) {
+  emulator::store(to, __float_as_uint(pair.x));
+  emulator::store(to + 4, __float_as_uint(pair.y));
+}
 inline float2 load_shared_2(uint32_t from) { return load_shared<float2>(from); }
 inline uint4 load_shared_4(uint32_t from) { return load_shared<uint4>(from); }
+
+inline void store_shared_4(uint32_t to, const float (&values)[4]) {
+  emulator::shared(to, sizeof values);
+  for (int i = 0; i < 4; ++i) emulator::store(to + 4 * i, __float_as_uint(values[i]));
+}
+inline void load_shared_4(float (&values)[4], uint32_t from) {
+  std::memcpy(values, emulator::shared(from, sizeof values), sizeof values);
+}
 
 inline void copy_16_async(uint32_t to, const void* from, int bytes) {
   emulator::start_copy(to, from, 16, bytes);

@@ -14,6 +14,14 @@ inline void fence_barrier_init() { emulator::fence_barriers(); }
 inline void arrive(uint32_t barrier) { emulator::arrive(barrier, 0); }
 inline void arrive_expecting(uint32_t barrier, int bytes) { emulator::arrive(barrier, bytes); }
 inline bool is_over(uint32_t barrier, uint32_t parity) { return emulator::is_over(barrier, parity); }
+inline void arrive_at_cluster() { emulator::arrive_at_cluster(); }
+inline void wait_for_cluster() { emulator::wait_for_cluster(); }
+inline uint32_t address_in_block(uint32_t address, uint32_t rank) {
+  return emulator::address_in_block(address, rank);
+}
+inline void store_async(uint32_t to, const float (&values)[4], uint32_t barrier) {
+  emulator::store_async(to, values, barrier);
+}
 inline bool is_elected() {
   __syncwarp();
   return threadIdx.x % emulator::kLanes == 0;
@@ -33,6 +41,9 @@ inline void store_box(uint32_t from, const void* map, int channel, int row, int 
 }
 inline void wait_for_stores() { emulator::wait_for_stores(); }
 inline void prefetch_map(const void*) {}
+
+inline void wait_for_launch_before() { emulator::wait_for_launch_before(); }
+inline void let_next_launch_start() {}
 
 template <int kRegisters>
 void give_registers() {}
@@ -98,16 +109,16 @@ void wgmma_bf16(float (&sums)[kTiles][4], uint64_t left, uint64_t right, int acc
   start<Bf16>(sums, nullptr, left, right, accumulates != 0);
 }
 template <int kTiles>
-void wgmma_bf16(float (&sums)[kTiles][4], const uint32_t (&left)[4], uint64_t right) {
-  start<Bf16>(sums, left, 0, right, true);
+void wgmma_bf16(float (&sums)[kTiles][4], const uint32_t (&left)[4], uint64_t right, int accumulates) {
+  start<Bf16>(sums, left, 0, right, accumulates != 0);
 }
 template <int kTiles>
 void wgmma_f16(float (&sums)[kTiles][4], uint64_t left, uint64_t right, int accumulates) {
   start<F16>(sums, nullptr, left, right, accumulates != 0);
 }
 template <int kTiles>
-void wgmma_f16(float (&sums)[kTiles][4], const uint32_t (&left)[4], uint64_t right) {
-  start<F16>(sums, left, 0, right, true);
+void wgmma_f16(float (&sums)[kTiles][4], const uint32_t (&left)[4], uint64_t right, int accumulates) {
+  start<F16>(sums, left, 0, right, accumulates != 0);
 }
 
 }  // namespace dhp::ptx
