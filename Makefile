@@ -23,7 +23,7 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/flax_transformer.py $(DEMO_FLAGS)
 
 test: lint types
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu

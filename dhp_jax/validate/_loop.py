@@ -6,7 +6,9 @@ import argparse
 import importlib
 import os
 import pathlib
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -24,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="results folder")
     parser.add_argument("--identity", required=True, help="what results count for, see store.py")
     parser.add_argument("--quick", action="store_true", help="do less")
+    parser.add_argument("--parent", type=int, help="descriptor of a pipe that ends when the parent is gone")
     options = parser.parse_args(arguments)
+    if options.parent is not None:
+        threading.Thread(target=_end_with_parent, args=(options.parent,), daemon=True).start()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     store = Store(options.out, options.identity)
     known = {part.name: part for part in plan.PARTS}
@@ -36,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for check in checks:
             print(f"  {check.status.value:8}{check.name}: {check.detail}", flush=True)
     return 0
+
+
+def _end_with_parent(pipe: int) -> None:
+    """Ends this process and what it started once the parent is gone: beside the next run it would spoil its figures."""
+    os.read(pipe, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _with_bar(names: Sequence[str]) -> Iterable[str]:

@@ -58,9 +58,14 @@ def _run_child(
     """
     options = ["--out", str(store.folder), "--identity", store.identity, *(["--quick"] if quick else [])]
     start = time.monotonic()
+    # A pipe that only this process holds open: however it goes, the child sees the end of it and goes too.
+    ends, alive = os.pipe()
     child = subprocess.Popen(
-        [*python(), *command, *options, "--", *(part.name for part in todo)], start_new_session=True
+        [*python(), *command, *options, "--parent", str(ends), "--", *(part.name for part in todo)],
+        pass_fds=(ends,),
+        start_new_session=True,
     )
+    os.close(ends)
     try:
         status = child.wait(timeout=max(left, 0.0))
     except subprocess.TimeoutExpired:
@@ -71,6 +76,7 @@ def _run_child(
         return False
     finally:
         _end(child)
+        os.close(alive)
     missing = [part for part in todo if store.find(part.name) is None]
     if missing:
         told = f"ended with status {status}" if status >= 0 else f"died of {signal.Signals(-status).name}"

@@ -84,7 +84,8 @@ class RunnerTest(parameterized.TestCase):
             "runner.run(parts, kept, quick=True, command=(c.__file__,))"
         )
         environment = {"PYTHONPATH": f"{pathlib.Path(_CHILD).parent}:{pathlib.Path(runner.__file__).parents[2]}"}
-        run = subprocess.Popen([sys.executable, "-c", program, str(self.folder)], env=environment)
+        command = [sys.executable, "-c", program, str(self.folder)]
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
         while self.store.find("good") is None or not (self.folder / "process").exists():
             assert run.poll() is None
             time.sleep(0.02)
@@ -94,14 +95,15 @@ class RunnerTest(parameterized.TestCase):
         run = self.start()
         child = int((self.folder / "process").read_text())
         run.send_signal(signal.SIGTERM)
-        assert run.wait() == 128 + signal.SIGTERM
+        run.communicate(timeout=60)
+        assert run.returncode == 128 + signal.SIGTERM
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
 
     def test_a_killed_run_goes_on_where_it_stopped(self):
         run = self.start()
         run.send_signal(signal.SIGKILL)
-        run.wait()
+        run.communicate(timeout=60)  # its child writes to the same pipe: both are gone, and the part did not end
         (self.folder / "go on").touch()
         found = self.run_parts("good", "waits")
         assert [check.status for checks in found.values() for check in checks] == [Status.PASS, Status.PASS]
