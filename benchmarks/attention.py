@@ -5,6 +5,7 @@
     --peers REGEX          only these peers
     --cold                 with nothing of the arrays in the L2 cache
     --quick                three shapes
+    --sustained            three runs of 60 rounds, each after a rest, with SM clocks; the middle run counts
     --budget SECONDS       begins no shape after so long
     --output FILE          where the results go, as JSON; it is written after each shape
 
@@ -23,6 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import clock
 import jax
 import provenance
 import results
@@ -38,11 +40,12 @@ _PEERS = flags.DEFINE_string("peers", "", "Regular expression for names of peers
 _COLD = flags.DEFINE_bool("cold", False, "Nothing of the arrays in the L2 cache.")
 _QUICK = flags.DEFINE_bool("quick", False, "Three shapes and few rounds.")
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Rounds of each shape.", 3)
+_SUSTAINED = flags.DEFINE_bool("sustained", False, "Three runs of 60 rounds, each after a second of rest.")
 _BUDGET = flags.DEFINE_float("budget", float("inf"), "Begin no shape after so many seconds.")
 _COMMIT = flags.DEFINE_string("commit", None, "Commit that was built, where this folder is no working tree of it.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the results as JSON.")
 
-_IN_MICROSECONDS = ("acceptance", "decode")
+_IN_MICROSECONDS = ("acceptance", "latency", "decode")
 
 
 def chosen(groups: Sequence[str], only: str, quick: bool) -> list[Shape]:
@@ -54,18 +57,18 @@ def chosen(groups: Sequence[str], only: str, quick: bool) -> list[Shape]:
     return [shape for shape in shapes.SHAPES.values() if shape.group in groups and re.search(only, shape.name)]
 
 
-def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool) -> dict[str, Any]:
-    """One case of a results file."""
+def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool, **protocol: Any) -> dict[str, Any]:
+    """One case of a results file; `protocol` goes to timer.compare."""
     programs, refusals = {}, {}
     for name, adapter in peers.items():
         try:
             programs[name] = adapter(shape)
         except Exception as refusal:  # a peer says in any way that it will not
             refusals[name] = f"{type(refusal).__name__}: {refusal}"
-    timings, more = timer.compare(programs, timer.chain_length(shape.operations), rounds, cold=cold)
+    runs, more = timer.compare(programs, timer.chain_length(shape.operations), rounds, cold=cold, **protocol)
     if OURS in (refusals | more):
         raise RuntimeError(f"dhp_jax did not run {shape.name}: {(refusals | more)[OURS]}")
-    figures = {name: dataclasses.asdict(timing) for name, timing in timings.items()}
+    figures = [{name: dataclasses.asdict(timing) for name, timing in run.items()} for run in runs]
     target = None if shape.target_us is None else 1e-6 * shape.target_us
     told = {"shape": dataclasses.asdict(shape), "refusals": refusals | more, "cold": cold}
     told |= {"target_seconds": target, "floor_seconds": shape.floor_seconds}
@@ -84,7 +87,10 @@ def page(told: Mapping[str, Any]) -> str:
     parts = [", ".join(f"{key} {value}" for key, value in told["provenance"].items() if not isinstance(value, dict))]
     for group in dict.fromkeys(case["group"] for case in cases):
         its = [case for case in cases if case["group"] == group]
-        parts += [f"## {group}", results.table(its, "us" if group in _IN_MICROSECONDS else "TFLOP/s")]
+        unit = "us" if group in _IN_MICROSECONDS else "TFLOP/s"
+        parts += [f"## {group}", results.table(its, unit)]
+        if its[0]["runs"] > 1:
+            parts.append(results.phases(its, unit))
         if any(case.get("target_seconds") for case in its):
             parts.append(results.targets([case for case in its if case.get("target_seconds")]))
     parts += [f"untested: {name}: {why}" for name, why in told["untested"].items()]
@@ -99,7 +105,8 @@ def main(argv: list[str]) -> None:
     if jax.default_backend() != "gpu":
         raise app.UsageError("JAX sees no GPU; benchmarks/cpu.py is for the CPU")
     peers = {name: adapter for name, adapter in PEERS.items() if name == OURS or re.search(_PEERS.value, name)}
-    rounds = 5 if _QUICK.value else _ROUNDS.value
+    rounds = 60 if _SUSTAINED.value else 5 if _QUICK.value else _ROUNDS.value
+    protocol = {"runs": 3, "rest": 1.0, "clock": clock.reader()} if _SUSTAINED.value else {}
     begun = time.monotonic()
     told: dict[str, Any] = {"version": results.VERSION, "provenance": {}, "untested": {}, "cases": []}
     with provenance.recorded() as told["provenance"]:
@@ -109,7 +116,7 @@ def main(argv: list[str]) -> None:
             if time.monotonic() - begun > _BUDGET.value:
                 print(f"not begun, for want of time: {shape.name}")
                 continue
-            told["cases"].append(measure(shape, peers, rounds, _COLD.value))
+            told["cases"].append(measure(shape, peers, rounds, _COLD.value, **protocol))
             print(results.table(told["cases"][-1:], "us"), flush=True)
             told["untested"] = untested(told["cases"])
             if _OUTPUT.value:

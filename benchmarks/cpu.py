@@ -99,7 +99,7 @@ def time_call(program, arguments) -> float:
 def compare(case: Case, rounds: int) -> dict:
     """One case of a results file: ours, jax.nn where it takes the call, ours without `is_causal`, in alternation."""
     arguments = case.arguments()
-    programs = {"dhp_jax": case.program(dhp_jax.dot_product_attention)}
+    programs = {results.OURS: case.program(dhp_jax.dot_product_attention)}
     if case.is_causal:
         programs["dhp_jax full"] = dataclasses.replace(case, is_causal=False).program(dhp_jax.dot_product_attention)
     for program in programs.values():
@@ -117,7 +117,7 @@ def compare(case: Case, rounds: int) -> dict:
             time_call(program, arguments)
             times[name].append(time_call(program, arguments))
     figures = {name: dataclasses.asdict(Timing.of(values)) for name, values in times.items()}
-    return results.case(case.name, "cpu", case.operations, figures, shape=dataclasses.asdict(case), refusals=refusals)
+    return results.case(case.name, "cpu", case.operations, [figures], shape=dataclasses.asdict(case), refusals=refusals)
 
 
 def matmul_gflops(size: int = 2048, rounds: int = 9) -> float:

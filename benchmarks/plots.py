@@ -29,6 +29,16 @@ def throughput(cases: Sequence[Case], channels: int, *, is_causal: bool, gradien
     return svg.chart(title, "length S, at B S = 16384", "TFLOP/s", [line for line in lines if line.points], log_x=True)
 
 
+def grid(cases: Sequence[Case], *, gradient: bool) -> str:
+    """All of the grid, one way: a drawing for each width and mask, ours and every peer's; empty where there is none."""
+    drawings = [
+        throughput(cases, channels, is_causal=is_causal, gradient=gradient)
+        for channels in (64, 128, 256)
+        for is_causal in (False, True)
+    ]
+    return svg.sheet([drawing for drawing in drawings if drawing], 2)
+
+
 def _is(case: Case, channels: int, is_causal: bool, gradient: bool) -> bool:
     shape = case["shape"]
     return (shape["D"], shape["is_causal"], shape["gradient"]) == (channels, is_causal, gradient)
@@ -50,13 +60,13 @@ def roofline(cases: Sequence[Case]) -> str:
     for case in cases:
         shape = shapes.Shape(**case["shape"]) if case["group"] != "cpu" else None
         if shape and not shape.gradient and shape.dtype != "float32":
-            points.append((shape.operations / shape.array_bytes, results.tflops(case, "dhp_jax")))
+            points.append((shape.operations / shape.array_bytes, results.tflops(case, results.OURS)))
     if not points:
         return ""
     ridge, peak = shapes.PEAK_FLOPS / shapes.BYTES_PER_SECOND, 1e-12 * shapes.PEAK_FLOPS
     ends = min(x for x, _ in points), max(max(x for x, _ in points), 2 * ridge)
     slope = [(x, 1e-12 * shapes.BYTES_PER_SECOND * x) for x in (min(ends[0], ridge), ridge)]
-    lines = [Line("roof", [*slope, (ends[1], peak)], dashed=True), Line("dhp_jax", points, marks_only=True)]
+    lines = [Line("roof", [*slope, (ends[1], peak)], dashed=True), Line(results.OURS, points, marks_only=True)]
     return svg.chart("Roofline, forward", "FLOP per byte of the arrays", "TFLOP/s", lines, log_x=True, log_y=True)
 
 

@@ -18,7 +18,6 @@ import results
 ROOT = results.FOLDER.parent
 BEGIN, END = "<!-- made by benchmarks/readme.py -->\n", "<!-- end of what it made -->\n"
 PLOT = results.FOLDER / "plots" / "throughput.svg"
-_LENGTH = 8192
 _KEPT = ("torch cuDNN", "torch FlashAttention-2", "FlashAttention-3", "FlashAttention-4", "jax.nn xla")
 
 
@@ -58,14 +57,11 @@ def section(told: Mapping[str, Any], path: pathlib.Path) -> str:
     facts, cases = told["provenance"], told["cases"]
     name = path.relative_to(ROOT).as_posix()
     lines = [
-        f"\n{facts.get('name', 'GPU')}, {facts['date']}, from `{name}`: TFLOP/s (operations count as",
-        "`benchmarks/shapes.py` says, whatever an implementation does), and how many times faster ours is.\n",
+        f"\n{facts.get('name', 'GPU')}, {facts['date']}, commit {facts['commit'][:9]}, from `{name}`: TFLOP/s",
+        "(operations count as `benchmarks/shapes.py` says, whatever an implementation does), and how many times faster",
+        "ours is.\n",
     ]
-    chosen = [
-        case
-        for case in cases
-        if (case["group"] == "grid" and case["shape"]["S"] == _LENGTH) or case["group"] == "float32"
-    ]
+    chosen = [case for case in cases if case["group"] in ("grid", "float32")]
     lines.append(results.table([_short(case) for case in chosen], "TFLOP/s") + "\n")
     if aims := [case for case in cases if case.get("target_seconds")]:
         lines.append("Shapes that earlier designs were to reach on an H100:\n\n" + results.targets(aims) + "\n")
@@ -74,13 +70,13 @@ def section(told: Mapping[str, Any], path: pathlib.Path) -> str:
 
 
 def _short(case: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: found for name, found in case["figures"].items() if name == "dhp_jax" or name in _KEPT}
+    kept = {name: found for name, found in case["figures"].items() if name == results.OURS or name in _KEPT}
     return {**case, "figures": kept, "ratios": {n: ratio for n, ratio in case["ratios"].items() if n in kept}}
 
 
 def drawing(told: Mapping[str, Any]) -> str:
     """The plot of README."""
-    return plots.throughput(told["cases"], 128, is_causal=True, gradient=False) + "\n"
+    return plots.grid(told["cases"], gradient=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Shape:
         B, T, S, N, K, D: sizes.
         is_causal: as in dot_product_attention.
         gradient: whether the backward pass is timed, and not the forward.
+        lengths: whether true lengths of the keys are given, all of them S.
         dtype: of query, key and value.
         target_us: what an earlier design was to reach on an H100, in microseconds; None without a target.
         label: a name instead of the sizes, such as that of a model.
@@ -40,6 +41,7 @@ class Shape:
     D: int
     is_causal: bool = False
     gradient: bool = False
+    lengths: bool = False
     dtype: str = "bfloat16"
     target_us: float | None = None
     label: str = ""
@@ -50,8 +52,8 @@ class Shape:
         heads = f"N={self.N}" if self.N == self.K else f"N={self.N} K={self.K}"
         length = f"S={self.S}" if self.T == self.S else f"T={self.T} S={self.S}"
         sizes = f"B={self.B} {length} {heads} D={self.D} {'causal' if self.is_causal else 'full'}"
-        parts = [self.label, "" if self.dtype == "bfloat16" else self.dtype, sizes, "bwd" if self.gradient else "fwd"]
-        return " ".join(filter(None, parts))
+        dtype, which = "" if self.dtype == "bfloat16" else self.dtype, "bwd" if self.gradient else "fwd"
+        return " ".join(filter(None, [self.label, dtype, sizes, "lengths" if self.lengths else "", which]))
 
     @property
     def operations(self) -> float:
@@ -100,6 +102,12 @@ def _acceptance() -> Iterator[Shape]:
         yield _square("acceptance", b, s, n, d, dtype="float16", target_us=target)
 
 
+def _latency() -> Iterator[Shape]:
+    for heads, length, channels in ((8, 512, 64), (8, 512, 128), (16, 1024, 64), (32, 2048, 64)):
+        for is_causal in (False, True):
+            yield _square("latency", 1, length, heads, channels, is_causal=is_causal)
+
+
 def _decode() -> Iterator[Shape]:
     for length in (4096, 32768):
         for batch in (1, 16, 64):
@@ -123,7 +131,21 @@ def _float32() -> Iterator[Shape]:
             yield _square("float32", 8, 2048, 32, 64, is_causal=is_causal, gradient=gradient, dtype="float32")
 
 
-SHAPES = {shape.name: shape for make in (_acceptance, _decode, _grid, _models, _float32) for shape in make()}
+def _variants() -> Iterator[Shape]:
+    """What is to cost no more than cells of the grid: grouped heads, other widths, float16, true lengths."""
+    for is_causal in (False, True):
+        for key_heads in (64, 8):
+            yield _square("variants", 1, 8192, 64, 128, key_heads, is_causal=is_causal)
+        for channels, heads in ((96, 16), (192, 8)):
+            yield _square("variants", 2, 8192, heads, channels, is_causal=is_causal)
+        for channels, heads in _HEADS.items():
+            if channels != 128 or is_causal:  # else it is a shape of acceptance
+                yield _square("variants", 2, 8192, heads, channels, is_causal=is_causal, dtype="float16")
+            yield _square("variants", 2, 8192, heads, channels, is_causal=is_causal, lengths=True)
+
+
+_MAKERS = (_acceptance, _latency, _decode, _grid, _models, _float32, _variants)
+SHAPES = {shape.name: shape for make in _MAKERS for shape in make()}
 GROUPS = tuple(dict.fromkeys(shape.group for shape in SHAPES.values()))
 QUICK = (
     "float16 B=1 S=512 N=8 D=64 full fwd",

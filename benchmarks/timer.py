@@ -8,6 +8,9 @@ alone.
 Implementations take turns in each round, so that all meet the same clocks and temperatures. A call finds the L2 cache
 as its predecessor left it (WARM). COLD programs also write FLUSH_BYTES before each call; FLUSH programs do only that,
 and their time is taken off.
+
+A GPU that has rested is cool and runs at its highest clock; under load, power brings the clock down within a second. So
+besides the median there are a figure of the first rounds, of a burst, and one of the last, sustained.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 Run = Callable[[], object]  # runs all calls of a program and waits for them
 Build = Callable[[int, str], Run]  # the program of so many calls, in one of the modes below
@@ -27,6 +30,8 @@ _CHAIN_SECONDS = 2e-3  # that the shorter chain should take
 _MOST_CALLS = 16  # a chain three times as long must compile in seconds, whoever's calls they are
 _RATE = 250e12  # operations a second, and _LAUNCH seconds a call: a guess that only sets the length of chains
 _LAUNCH = 5e-6
+_BURST = 10  # the first of so many equal parts of the rounds
+_SUSTAINED = 3  # the last of so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +41,30 @@ class Timing:
     Attributes:
         seconds: median of the rounds.
         spread_percent: half the distance between the quartiles.
+        burst_seconds: median of the first tenth of the rounds, at least one.
+        sustained_seconds: median of the last third.
+        megahertz: likewise the SM clock after the rounds: "burst", "median", "sustained"; empty where nothing reads it.
     """
 
     seconds: float
     spread_percent: float
+    burst_seconds: float
+    sustained_seconds: float
+    megahertz: Mapping[str, float]
 
     @staticmethod
-    def of(values: list[float]) -> Timing:
-        """From one value for each round."""
+    def of(values: Sequence[float], clocks: Sequence[float] = ()) -> Timing:
+        """From one value for each round, and the clock after it."""
         lower, median, upper = statistics.quantiles(values, n=4)
-        return Timing(median, 50 * (upper - lower) / median)
+        burst, _, sustained = _phases(values)
+        megahertz = dict(zip(("burst", "median", "sustained"), _phases(clocks), strict=True)) if clocks else {}
+        return Timing(median, 50 * (upper - lower) / median, burst, sustained, megahertz)
+
+
+def _phases(values: Sequence[float]) -> tuple[float, float, float]:
+    """Medians of the first rounds, of all, and of the last."""
+    few, many = -(-len(values) // _BURST), -(-len(values) // _SUSTAINED)
+    return statistics.median(values[:few]), statistics.median(values), statistics.median(values[-many:])
 
 
 def chain_length(operations: float) -> int:
@@ -61,15 +80,25 @@ def seconds_of(run: Run) -> float:
 
 
 def compare(
-    programs: Mapping[str, Build], calls: int, rounds: int, *, cold: bool = False
-) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Times of one call, by name; and why an implementation has none.
+    programs: Mapping[str, Build],
+    calls: int,
+    rounds: int,
+    *,
+    runs: int = 1,
+    rest: float = 0.0,
+    cold: bool = False,
+    clock: Callable[[], float] | None = None,
+) -> tuple[list[dict[str, Timing]], dict[str, str]]:
+    """Times of one call, by name, of each run; and why an implementation has none.
 
     Args:
         programs: what makes the program of so many calls, by name.
         calls: of the shorter program.
-        rounds: in each of which every implementation runs all its programs once; at least 3.
+        rounds: of a run; in each every implementation runs all its programs once. At least 3.
+        runs: how many, with the same programs.
+        rest: seconds for which the device idles before each run.
         cold: whether each call finds nothing of its arrays in the L2 cache.
+        clock: reads the SM clock, in MHz.
     """
     chains: dict[str, list[tuple[float, Run]]] = {}
     refusals: dict[str, str] = {}
@@ -78,17 +107,29 @@ def compare(
             chains[name] = _chains(build, calls, cold)
         except Exception as refusal:  # a peer says in any way that it will not
             refusals[name] = f"{type(refusal).__name__}: {str(refusal).partition(chr(10))[0][:200]}"
+    found = []
+    for _ in range(runs):
+        time.sleep(rest)
+        found.append(_run(chains, rounds, clock))
+    for name in chains:
+        if any(statistics.quantiles(values[name], n=4)[0] <= 0 for values, _ in found):
+            refusals[name] = "its longer chain took no longer: the machine is too restless to time it"
+    timed = [name for name in chains if name not in refusals]
+    return [{name: Timing.of(values[name], clocks[name]) for name in timed} for values, clocks in found], refusals
+
+
+def _run(
+    chains: Mapping[str, list[tuple[float, Run]]], rounds: int, clock: Callable[[], float] | None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of one call and the SM clock in each round, by name."""
     values: dict[str, list[float]] = {name: [] for name in chains}
+    clocks: dict[str, list[float]] = {name: [] for name in chains}
     for _ in range(rounds):
         for name, weighted in chains.items():
             values[name].append(sum(weight * seconds_of(run) for weight, run in weighted))
-    timings = {}
-    for name, found in values.items():
-        if statistics.quantiles(found, n=4)[0] <= 0:
-            refusals[name] = "its longer chain took no longer: the machine is too restless to time it"
-        else:
-            timings[name] = Timing.of(found)
-    return timings, refusals
+            if clock:
+                clocks[name].append(clock())
+    return values, clocks
 
 
 def _chains(build: Build, calls: int, cold: bool) -> list[tuple[float, Run]]:

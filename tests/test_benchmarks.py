@@ -1,6 +1,7 @@
 """The benchmarks: results have the form they say, figures in README are those of the results, the notebook runs."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
@@ -31,6 +32,7 @@ def setUpModule():
 
 
 setUpModule()
+import clock  # noqa: E402
 import plots  # noqa: E402
 import provenance  # noqa: E402
 import readme  # noqa: E402
@@ -39,10 +41,12 @@ import shapes  # noqa: E402
 import timer  # noqa: E402
 from peers import OURS, PEERS, chain  # noqa: E402
 
+_PROVENANCE = {"date": "2026-11-22", "commit": "unknown", "jax": "0", "dhp_jax": "0"}
+
 
 def case(name="a", seconds=1e-3, **more):
     figures = {"dhp_jax": {"seconds": seconds, "spread_percent": 1.0}, "peer": {"seconds": 2e-3, "spread_percent": 2.0}}
-    return results.case(name, "grid", 1e9, figures, refusals={}, **more)
+    return results.case(name, "grid", 1e9, [figures], refusals={}, **more)
 
 
 def told(*cases):
@@ -76,6 +80,29 @@ class ResultTest(parameterized.TestCase):
         assert results.tflops(case(), "dhp_jax") == pytest.approx(1.0)
         assert results.table([case()], "TFLOP/s").splitlines()[-1] == "| a | 1.0 (+-1.0 %) | 0.5 (+-2.0 %) | 2.00 |"
 
+    def test_of_several_runs_the_middle_one_counts(self):
+        runs = [
+            {"dhp_jax": {"seconds": ours, "spread_percent": 1.0}, "peer": {"seconds": theirs, "spread_percent": 1.0}}
+            for ours, theirs in ((4.0, 4.0), (1.0, 3.0), (2.0, 8.0))
+        ]
+        found = results.case("a", "grid", 1.0, runs)
+        assert {name: figure["seconds"] for name, figure in found["figures"].items()} == {"dhp_jax": 2.0, "peer": 4.0}
+        assert found["ratios"] == {"peer": 3.0}  # each of times that were taken in turn, not that of the two figures
+        assert found["runs"] == 3
+
+    def test_bursts_and_sustained_rates_are_told_with_their_clocks(self):
+        figure = dataclasses.asdict(timer.Timing(2.0, 1.0, 1.0, 4.0, {"burst": 1980.0, "median": 1800.0}))
+        rows = [results.case("a", "grid", 8e12, [{"dhp_jax": figure, "peer": {**figure, "megahertz": {}}}])]
+        assert results.phases(rows, "TFLOP/s").splitlines()[2:] == [
+            "| a | dhp_jax | 8.0 | 4.0 | 2.0 | 1980, 1800 |",
+            "| a | peer | 8.0 | 4.0 | 2.0 | not read |",
+        ]
+        jsonschema = pytest.importorskip("jsonschema")
+        jsonschema.validate(
+            {**told(*({**row, "refusals": {}} for row in rows)), "provenance": _PROVENANCE},
+            json.loads(results.SCHEMA.read_text(encoding="utf-8")),
+        )
+
     def test_targets_below_the_floor_are_told(self):
         rows = [
             case(seconds=1e-3, target_seconds=t, floor_seconds=f) for t, f in ((2e-3, 1e-4), (5e-4, 1e-4), (1e-4, 2e-4))
@@ -85,14 +112,14 @@ class ResultTest(parameterized.TestCase):
 
     def test_a_report_without_a_peer_is_unknown(self):
         assert benchmark.judge(told(case())).status is Status.PASS
-        alone = results.case("a", "grid", 1.0, {"dhp_jax": {"seconds": 1.0, "spread_percent": 0.0}}, refusals={})
+        alone = results.case("a", "grid", 1.0, [{"dhp_jax": {"seconds": 1.0, "spread_percent": 0.0}}], refusals={})
         assert benchmark.judge(told(alone)).status is Status.UNKNOWN
         assert benchmark.judge(told()).status is Status.UNKNOWN
 
 
 class ShapeTest(parameterized.TestCase):
     def test_names_are_unique_and_quick_ones_exist(self):
-        assert len(shapes.SHAPES) == 7 + 6 + 36 + 5 + 4
+        assert len(shapes.SHAPES) == 7 + 8 + 6 + 36 + 5 + 4 + 19
         assert set(shapes.QUICK) <= shapes.SHAPES.keys()
 
     def test_floors_are_those_of_the_physics(self):
@@ -124,20 +151,39 @@ class TimerTest(parameterized.TestCase):
 
     @parameterized.parameters(False, True)
     def test_starting_and_flushing_are_taken_off(self, cold):
-        timings, refusals = timer.compare(self.clock((100.0, 2.0), (0.0, 5.0)), 4, 5, cold=cold)
+        (timings,), refusals = timer.compare(self.clock((100.0, 2.0), (0.0, 5.0)), 4, 5, cold=cold)
         assert {name: round(found.seconds, 9) for name, found in timings.items()} == {"p0": 2.0, "p1": 5.0}
         assert refusals == {}
 
+    def test_each_run_has_its_rest_and_its_clocks(self):
+        sleep = self.enter_context(unittest.mock.patch.object(timer.time, "sleep"))
+        ticks = iter(range(1000))
+        runs, _ = timer.compare(self.clock((0.0, 2.0)), 4, 20, runs=2, rest=1.5, clock=lambda: 1000.0 + next(ticks))
+        assert [run["p0"].megahertz for run in runs] == [
+            {"burst": 1000.5, "median": 1009.5, "sustained": 1016.0},
+            {"burst": 1020.5, "median": 1029.5, "sustained": 1036.0},
+        ]
+        assert sleep.call_args_list == [unittest.mock.call(1.5)] * 2
+
+    def test_burst_and_sustained_are_the_first_and_the_last_rounds(self):
+        found = timer.Timing.of([1.0] * 3 + [2.0] * 17 + [5.0] * 10)
+        assert (found.burst_seconds, found.seconds, found.sustained_seconds) == (1.0, 2.0, 5.0)
+        assert found.megahertz == {}
+
+    def test_without_a_driver_no_clock_is_read(self):
+        if jax.default_backend() == "cpu":
+            assert clock.reader() is None
+
     def test_what_takes_no_time_is_refused(self):
         timings, refusals = timer.compare(self.clock((1.0, 0.0)), 4, 5)
-        assert timings == {}
+        assert timings == [{}]
         assert "too restless" in refusals["p0"]
 
     def test_a_peer_that_refuses_is_told(self):
         def build(calls, mode):
             raise ValueError("no such shape\nand more")
 
-        assert timer.compare({"peer": build}, 4, 3) == ({}, {"peer": "ValueError: no such shape"})
+        assert timer.compare({"peer": build}, 4, 3) == ([{}], {"peer": "ValueError: no such shape"})
 
     @parameterized.parameters(
         (OURS, False, timer.WARM), (OURS, True, timer.COLD), (OURS, True, timer.FLUSH), ("jax.nn xla", True, timer.WARM)
@@ -146,6 +192,20 @@ class TimerTest(parameterized.TestCase):
         shape = shapes.Shape("grid", 1, 16, 24, 4, 2, 8, gradient=gradient, dtype="float32")
         with unittest.mock.patch.object(chain, "FLUSH_BYTES", 4096), jax.default_device(jax.devices("cpu")[0]):
             PEERS[name](shape)(2, mode)()
+
+    @parameterized.parameters(OURS, "jax.nn xla")
+    def test_lengths_reach_the_call(self, name):
+        shape = shapes.Shape("variants", 2, 16, 24, 4, 2, 8, lengths=True, dtype="float32")
+        seen = []
+
+        def attention(query, *arrays, key_value_seq_lengths, **options):
+            seen.append(key_value_seq_lengths)
+            return query
+
+        with jax.default_device(jax.devices("cpu")[0]):
+            chain.of_jax(shape, attention, 2, timer.WARM)()
+            PEERS[name](shape)(2, timer.WARM)()
+        assert [lengths.tolist() for lengths in seen] == [[24, 24]] * 2
 
     def test_peers_that_are_not_installed_say_so(self):
         shape = shapes.SHAPES[shapes.QUICK[0]]
@@ -179,6 +239,14 @@ class DrawingTest(parameterized.TestCase):
         root = ElementTree.fromstring(svg.bars("t", "us", [("dhp_jax", 5.0), ("peer", 10.0)]))
         _, ours, theirs = root.iter("{http://www.w3.org/2000/svg}rect")
         assert float(theirs.get("width")) == 2 * float(ours.get("width"))
+
+    def test_a_sheet_has_its_drawings_side_by_side(self):
+        root = ElementTree.fromstring(svg.sheet([svg.bars(name, "us", [(name, 1.0)]) for name in "abc"], 2))
+        moves = [group.get("transform") for group in root.findall("{http://www.w3.org/2000/svg}g")]
+        assert len(set(moves)) == 3
+        assert moves[0] == "translate(0 0)"
+        assert moves[1].endswith(" 0)")
+        assert svg.sheet([], 2) == ""
 
     def test_constant_and_empty_data_are_drawn(self):
         ElementTree.fromstring(svg.chart("", "", "", [svg.Line("flat", [(1, 5), (2, 5)])]))

@@ -5,9 +5,10 @@ adapter imports nothing of the peer; where the peer is not installed, the adapte
 marked untested.
 """
 
+from results import OURS
+
 from peers import flash_attn_3, flash_attn_4, jax_mosaic, jax_nn, ours, tokamax, torch_sdpa
 
-OURS = "dhp_jax"
 PEERS = {
     OURS: ours.build,
     "jax.nn cudnn": jax_nn.cudnn,

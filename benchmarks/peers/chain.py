@@ -11,7 +11,10 @@ from timer import FLUSH, FLUSH_BYTES, WARM, Build, Run
 
 
 def of_jax(shape: Shape, attention: Callable[..., Any], calls: int, mode: str) -> Run:
-    """`calls` calls of attention(query, key, value, is_causal=...) on [B, T, N, D], one after the other, jitted."""
+    """`calls` calls of attention(query, key, value, is_causal=...) on [B, T, N, D], one after the other, jitted.
+
+    With lengths also key_value_seq_lengths.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -19,7 +22,8 @@ def of_jax(shape: Shape, attention: Callable[..., Any], calls: int, mode: str) -
     query_shape, key_shape = (shape.B, shape.T, shape.N, shape.D), (shape.B, shape.S, shape.K, shape.D)
     query, d_out = (jax.random.normal(k, query_shape, shape.dtype) for k in keys[:2])
     key, value = (jax.random.normal(k, key_shape, shape.dtype) for k in keys[2:])
-    attend = functools.partial(attention, is_causal=shape.is_causal)
+    options = {"key_value_seq_lengths": jnp.full(shape.B, shape.S, jnp.int32)} if shape.lengths else {}
+    attend = functools.partial(attention, is_causal=shape.is_causal, **options)
     junk = jnp.zeros(1 if mode == WARM else FLUSH_BYTES // 4, jnp.float32)
 
     def step(state: Any, junk: Any, call: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -67,6 +71,8 @@ def of_torch(shape: Shape, attention: Callable[..., Any], calls: int, mode: str,
 
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU")
+    if shape.lengths:
+        raise ValueError("it takes no true lengths")
 
     def draw(length: int, heads: int) -> Any:
         sizes = (shape.B, heads, length, shape.D) if heads_first else (shape.B, length, heads, shape.D)

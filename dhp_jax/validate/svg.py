@@ -89,6 +89,18 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float]]) -> str:
     return _svg(parts, height)
 
 
+def sheet(drawings: Sequence[str], columns: int) -> str:
+    """Drawings of this module side by side, row by row; all have the size of a chart."""
+    if not drawings:
+        return ""
+    rows = -(-len(drawings) // columns)
+    parts = []
+    for index, drawing in enumerate(drawings):
+        across, down = index % columns * _WIDTH, index // columns * _HEIGHT
+        parts.append(f'<g transform="translate({across} {down})">{drawing}</g>')
+    return _svg(parts, rows * _HEIGHT, columns * _WIDTH)
+
+
 def _axis(values: Sequence[float], begin: float, end: float, logarithmic: bool, zero: bool) -> _Axis:
     low, high = min(values), max(values)
     if logarithmic:
@@ -141,7 +153,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start", size: int = 12, 
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>'
 
 
-def _svg(parts: Sequence[str], height: int = _HEIGHT) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+def _svg(parts: Sequence[str], height: int = _HEIGHT, width: int = _WIDTH) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     back = '<rect width="100%" height="100%" fill="#fff"/>'
     return f'{head} font-family="system-ui, sans-serif">{back}{"".join(parts)}</svg>'
