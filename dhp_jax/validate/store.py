@@ -23,7 +23,7 @@ from dhp_jax.verify import UnverifiableError
 from dhp_jax.verify.__main__ import LIBRARY, installed_library
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-_CODE = (".py", ".so", ".toml", ".dylib")
+_CODE = (".py", ".so", ".toml", ".xml", ".dylib")
 _VERSIONS = ("jax", "jaxlib", "jax-cuda13-plugin", "numpy")
 
 

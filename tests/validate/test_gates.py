@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from unittest import mock
 
 import jax
@@ -266,6 +267,26 @@ class SanitizerTest(parameterized.TestCase):
             with mock.patch.object(sanitize.shutil, "which", return_value=str(program)):
                 found = sanitize.run(Context(pathlib.Path(folder)))
         assert {check.status for check in found} == {Status.PASS}
+
+    def test_initcheck_alone_leaves_something_out(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder, "tool")
+            program.write_text(f'#!/bin/sh\necho "$@" > {folder}/$2; printf "{self.CLEAN}"\n')
+            program.chmod(0o755)
+            with mock.patch.object(sanitize.shutil, "which", return_value=str(program)):
+                sanitize.run(Context(pathlib.Path(folder)))
+            asked = {name: pathlib.Path(folder, name).read_text() for name in sanitize.TOOLS}
+        assert [name for name, options in asked.items() if "--suppressions" in options] == ["initcheck"]
+        assert f"--suppressions {sanitize.SUPPRESSIONS['initcheck']} " in asked["initcheck"]
+
+    def test_what_is_left_out_is_a_read_of_one_kernel(self):
+        records = ElementTree.parse(sanitize.SUPPRESSIONS["initcheck"]).getroot().findall("record")
+        assert records
+        for record in records:
+            names = [*record.findall("where/func"), *record.findall("deviceStack/frame/func")]
+            assert record.findtext("kind") == "Initcheck"
+            assert "attention_bwd_delta" in names[-1].text
+            assert "read of size 16" in record.findtext("what/text")
 
 
 class MemoryTest(parameterized.TestCase):
