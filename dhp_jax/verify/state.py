@@ -13,6 +13,7 @@ that some lane has !P0.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from dhp_jax.verify.instruction import Instruction
 from dhp_jax.verify.value import Step, Value, originating
@@ -37,6 +38,12 @@ class Split:
 def any_lane(guard: Guard) -> Guard:
     """The claim that some lane of the warp has a guard."""
     return f"any {'' if guard[1] else '!'}{guard[0]}", True
+
+
+@functools.cache
+def _names_of(predicate: str) -> frozenset[str]:
+    """Its own, and those of the claims that some lane has it, or has it not."""
+    return frozenset({predicate, *(any_lane((predicate, value))[0] for value in (True, False))})
 
 
 def is_claim(guard: Guard) -> bool:
@@ -114,15 +121,16 @@ class State:
         """A predicate is about to change: what depended on its old value can be either."""
         if "P" not in register:
             return
-        about = {name for value in (True, False) for name in (register, any_lane((register, value))[0])}
+        about = _names_of(register)
         for other, content in self._contents.items():
             if isinstance(content, Split) and content.predicate in about:
                 self._contents[other] = content.either()
-        self._facts = {
-            guard: frozenset(fact for fact in said if fact[0] not in about)
-            for guard, said in self._facts.items()
-            if guard[0] != register
-        }
+        if self._facts:
+            self._facts = {
+                guard: frozenset(fact for fact in said if fact[0] not in about)
+                for guard, said in self._facts.items()
+                if guard[0] != register
+            }
 
     def constant(self, predicate: str) -> bool | None:
         """The value of a predicate, where it is known."""

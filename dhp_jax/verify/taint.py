@@ -36,22 +36,23 @@ class Analysis:
         self._memory = Memory(kernel, policy)
         self._transfer = Transfer(self._program, self._memory)
         self._entries: dict[_Entry, State] = {(0, ()): State()}
+        self._variants: dict[int, list[_Entry]] = {0: [(0, ())]}  # of each block
         self._problems: dict[str, UnverifiableError] = {}
 
     def run(self) -> None:
         """Follows all paths until nothing new is learned."""
-        waiting = set(self._entries)
+        waiting, known = set(self._entries), self._memory.known
         while waiting:
             entry = min(waiting)
             waiting.remove(entry)
-            known = self._memory.known
             try:
                 for target, state in self._leave(entry):
                     waiting |= self._arrive(target, state)
             except UnverifiableError as problem:
                 self._problems[problem.problem] = problem
-            if self._memory.known > known:
-                waiting = set(self._entries)
+            if not waiting and self._memory.known > known:
+                # What memory holds is read anywhere: all of it once more, when nothing else is new.
+                waiting, known = set(self._entries), self._memory.known
 
     @functools.cached_property
     def sites(self) -> list[Site]:
@@ -81,8 +82,8 @@ class Analysis:
 
     def _enter(self, target: int, state: State) -> tuple[_Entry, State]:
         entry = (target, state.known_predicates())
-        variants = sum(1 for address, _ in self._entries if address == target)
-        return (entry if entry in self._entries or variants < _MOST_VARIANTS else (target, ())), state
+        variants = self._variants.get(target, ())
+        return (entry if entry in self._entries or len(variants) < _MOST_VARIANTS else (target, ())), state
 
     def _arrive(self, entry: _Entry, state: State) -> set[_Entry]:
         """Joins a state into that at the entry of a block; returns the entries that changed.
@@ -92,10 +93,11 @@ class Analysis:
         changed = set()
         if entry not in self._entries:
             self._entries[entry] = state.copy()
+            self._variants.setdefault(entry[0], []).append(entry)
             changed.add(entry)
         elif self._entries[entry].merge(state):
             changed.add(entry)
-        variants = [other for other in self._entries if other[0] == entry[0]]
+        variants = self._variants[entry[0]]
         for other in variants if len(variants) > 1 else ():
             if any([self._entries[other].share(self._entries[source]) for source in variants]):
                 changed.add(other)

@@ -63,7 +63,8 @@ class Transfer:
                 step = Step(instruction, place, "written or not", decision.secret)
                 state.write(place, dataclasses.replace(kept, secret=kept.secret or step))
             else:
-                new = dataclasses.replace(new, origins=new.origins | decision.origins)
+                if not decision.origins <= new.origins:
+                    new = dataclasses.replace(new, origins=new.origins | decision.origins)
                 self._write(state, place, new, None if constant is not None else guard)
         if guard is None:
             for said_by, said in _facts(instruction).items():
@@ -95,7 +96,7 @@ class Transfer:
         if instruction.opcode in ("PLOP3", "UPLOP3"):
             return dataclasses.replace(joined, constants=_constant_predicate(instruction))
         copy = pointers.copied(instruction, sources)
-        return copy or dataclasses.replace(joined, pointer=pointers.derived(instruction, sources))
+        return copy or Value(joined.secret, joined.origins, pointers.derived(instruction, sources))
 
     def _sources(self, instruction: Instruction, state: State, guard: Guard | None) -> pointers.Sources:
         """What the operands bring. Lanes that exchange data may have come by different ways."""
@@ -231,11 +232,13 @@ def _constant_predicate(instruction: Instruction) -> frozenset[int] | None:
 
 def _arrived(instruction: Instruction, place: str, value: Value) -> Value:
     """The value as it stands in `place`: this instruction becomes the last step of a secret's way."""
-    if "P" in place:
+    if "P" in place and value.pointer is not None:
         value = dataclasses.replace(value, pointer=None)  # the carry of a sum points nowhere
     secret = value.secret
     if secret is None:
         return value
     if secret.instruction is instruction and not secret.place:
-        return dataclasses.replace(value, secret=dataclasses.replace(secret, place=place))
-    return dataclasses.replace(value, secret=Step(instruction, place, "computed", secret))
+        secret = Step(instruction, place, secret.reason, secret.previous)
+    else:
+        secret = Step(instruction, place, "computed", secret)
+    return Value(secret, value.origins, value.pointer, value.constants)

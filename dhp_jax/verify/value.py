@@ -54,8 +54,13 @@ class Value:
     constants: frozenset[int] | None = None
 
     def join(self, other: Value) -> Value:
-        """Either of two values: secret where one is."""
-        if self is other:
+        """Either of two values: secret where one is. This one where the other adds nothing."""
+        if self is other or (
+            (self.secret is not None or other.secret is None)
+            and other.origins <= self.origins
+            and other.pointer == self.pointer
+            and other.constants == self.constants
+        ):
             return self
         return Value(
             self.secret or other.secret,
