@@ -9,6 +9,7 @@ from nvcc import ROOT
 FOLDER = ROOT / "tests" / "emulator"
 CAPABILITY = "DHP_EMULATED_CAPABILITY"  # environment variable: the emulated GPU's, 8 or 9
 MULTIPROCESSORS = "DHP_EMULATED_MULTIPROCESSORS"  # environment variable: how many it has
+LAUNCHES = "DHP_EMULATED_LAUNCHES"  # environment variable: a file for names of kernels, which then do not run
 DRIVER = "DHP_EMULATED_DRIVER"  # environment variable: "old", which has no tensor maps, or "refusing"
 _CUDA = ROOT / "cuda"
 _EMULATOR = tuple(FOLDER / f"{name}.cc" for name in ("emulator", "copies", "products", "launches", "cuda_runtime"))

@@ -28,15 +28,17 @@ def _drawn(length, channels, dtype):
 
 def _exact(query, key, value, rows, is_causal):
     """Output [B, rows, N, D] and log-sum-exp [B, rows, N] of these query rows, in float64."""
-    query, key, value = (np.asarray(x, np.float32).astype(np.float64) for x in (query, key, value))
+    query, key, value = (np.asarray(x, np.float32).astype(np.float64) for x in (query[:, rows], key, value))
     key, value = (np.repeat(x, _N // _K, axis=2) for x in (key, value))
-    scores = np.einsum("btnd,bsnd->btns", query[:, rows], key) / np.sqrt(query.shape[-1])
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = query @ key.swapaxes(2, 3) / np.sqrt(query.shape[-1])
     if is_causal:
-        scores = np.where(np.arange(key.shape[1]) <= rows[:, None, None], scores, -np.inf)
+        scores = np.where(np.arange(key.shape[2]) <= rows[:, None], scores, -np.inf)
     most = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - most)
     sums = weights.sum(axis=-1, keepdims=True)
-    return np.einsum("btns,bsnd->btnd", weights / sums, value), (most + np.log(sums))[..., 0]
+    out, lse = weights / sums @ value, (most + np.log(sums))[..., 0]
+    return out.swapaxes(1, 2), lse.swapaxes(1, 2)
 
 
 def _error(out, rows, exact):

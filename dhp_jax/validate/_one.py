@@ -91,7 +91,7 @@ def _suite() -> int:
                 print(f"not finite: {call}")
                 return 1
             done += 1
-    print(f"{done} calls, forward and backward, all finite")
+    print(f"{done} calls, all finite")
     return 0
 
 

@@ -7,6 +7,7 @@ B batch, T query position, S key position, N query heads, K key/value heads, D c
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ OPERANDS = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths")
 _SUBNORMAL = {"float32": 2e-39, "bfloat16": 2e-39, "float16": 1e-5}
 _CHANNELS = (64, 128, 256)  # up to each of them, kernels are instances of their own
 _BETWEEN = (96, 192)  # the same for plain scores on compute capability 9.0
-_MANY_KEYS = 2100  # more than kFewKeys of cuda/launch/launch_sm90.cu
+_MANY_KEYS = 2100  # more than kFewKeys of cuda/launch/launch_sm90.cu, and than attention_fwd_small_sm90 takes
 _MANY_HEADS = 40  # with the sizes of a Call, more blocks than attention_fwd_small_sm90 takes on any GPU
 _FEW_TOKENS = 3  # attention_fwd_decode_sm90 takes them; with _CACHE keys in parts
 _CACHE = 1000
@@ -34,7 +35,7 @@ _HUGE = {"float32": 1e30, "bfloat16": 1e30, "float16": 1e4}
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One attention call with its gradients.
+    """One attention call.
 
     Attributes:
         dtype: of query, key and value.
@@ -42,6 +43,7 @@ class Call:
         operands: whether bias, mask and both lengths are there.
         lengths: whether both lengths are there, alone.
         is_causal: as in dot_product_attention.
+        has_gradients: whether the backward pass runs too.
         B, T, S, N, K: sizes.
     """
 
@@ -50,6 +52,7 @@ class Call:
     operands: bool = False
     lengths: bool = False
     is_causal: bool = False
+    has_gradients: bool = True
     B: int = 2
     T: int = 130
     S: int = 190
@@ -95,7 +98,7 @@ class Call:
             arrays["mask"] = rng.random(self.shapes["mask"]) < 0.8
         if self.operands or self.lengths:
             arrays["query_seq_lengths"] = rng.integers(1, self.T + 1, self.B)
-            arrays["key_value_seq_lengths"] = rng.integers(1, self.S + 1, self.B)
+            arrays["key_value_seq_lengths"] = rng.integers(min(1, self.S), self.S + 1, self.B)
         change = (_OF_VALUES | _OF_LENGTHS | _OF_MASKS)[secret]
         with np.errstate(over="ignore", invalid="ignore"):
             change(self, arrays)
@@ -109,7 +112,7 @@ class Call:
         return jnp.dtype("float32" if name == "bias" else self.dtype)
 
     def program(self) -> Callable[[Arrays], dict[str, jax.Array]]:
-        """The jitted function of `arrays`: output, log-sum-exp, and the gradient of every argument that has one."""
+        """The jitted function of `arrays`: output, log-sum-exp, and with gradients that of every floating argument."""
 
         @jax.jit
         def run(arrays: Arrays) -> dict[str, jax.Array]:
@@ -121,6 +124,9 @@ class Call:
                     **floating, **fixed, is_causal=self.is_causal, return_residual=True
                 )
 
+            if not self.has_gradients:
+                out, lse = attend(floating)
+                return {"out": out, "lse": lse}
             out, pull_back, lse = jax.vjp(attend, floating, has_aux=True)
             (gradients,) = pull_back(arrays["d_out"])
             return {"out": out, "lse": lse} | {f"d_{name}": array for name, array in gradients.items()}
@@ -134,7 +140,7 @@ def calls(dtype: str) -> list[Call]:
 
 
 def forward_calls(dtype: str) -> list[Call]:
-    """Calls whose forward pass alone runs other kernels than those of `calls`.
+    """Calls, without gradients, that run other kernels than those of `calls`.
 
     On compute capability 9.0 16-bit dtypes have a kernel for few rows and keys, which takes the calls of `calls` that
     have no operands and up to 128 channels; one for more, with instances for a band, for lengths alone, for all
@@ -143,20 +149,23 @@ def forward_calls(dtype: str) -> list[Call]:
     """
     if dtype == "float32":
         return []
+    forward = functools.partial(Call, dtype, has_gradients=False)
     found = []
     for channels in _CHANNELS:
         for is_causal in (False, True):
-            found.append(Call(dtype, channels, is_causal=is_causal, N=_MANY_HEADS))
-            found.append(Call(dtype, channels, lengths=True, is_causal=is_causal))
-        found += [Call(dtype, channels, operands, S=0) for operands in (False, True)]
-        found.append(Call(dtype, channels, True, T=_FEW_TOKENS, S=_CACHE))
+            found.append(forward(channels, is_causal=is_causal, N=_MANY_HEADS))
+            found.append(forward(channels, lengths=True, is_causal=is_causal))
+        found += [forward(channels, operands, S=0) for operands in (False, True)]
+        found.append(forward(channels, True, T=_FEW_TOKENS, S=_CACHE))
         if channels <= 128:
-            found.append(Call(dtype, channels, is_causal=True))
+            found.append(forward(channels, is_causal=True))
+        if channels == 64:
+            found += [forward(channels, is_causal=is_causal, S=_MANY_KEYS) for is_causal in (False, True)]
         if channels == 128:
-            found += [Call(dtype, channels, lengths=lengths, S=_MANY_KEYS) for lengths in (False, True)]
+            found += [forward(channels, lengths=lengths, S=_MANY_KEYS) for lengths in (False, True)]
     for channels in _BETWEEN:
-        found += [Call(dtype, channels, is_causal=is_causal, N=_MANY_HEADS) for is_causal in (False, True)]
-    return [*found, Call(dtype, _BETWEEN[0], S=_MANY_KEYS)]
+        found += [forward(channels, is_causal=is_causal, N=_MANY_HEADS) for is_causal in (False, True)]
+    return [*found, forward(_BETWEEN[0], S=_MANY_KEYS)]
 
 
 def to_text(call: Call) -> str:

@@ -49,7 +49,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
 # What else ran, of waiting loops too; how often each instruction did is a core counter.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)
-_KERNELS, _FORWARD = "^attention_", "^attention_fwd"
+_KERNELS = "^attention_"
 _EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
 _AT_ONCE = 4  # processes: ncu lets one of them measure while others start and compile
 _DTYPES = ("float32", "bfloat16", "float16")  # as the names of kernels count them
@@ -255,17 +255,15 @@ def _gate(name: str, dtype: str, context: Context) -> list[Check]:
         read = metrics(ncu.known_metrics())
         waiting = waiting_loops()
 
-        def judged(call: Call, kernels: str) -> Judged:
+        def judged(call: Call) -> Judged:
             first, *others = call.secrets()
             secrets = [*[first] * _EQUAL, *others, first]
             log = folder / f"{call.name}.csv"
-            launches = ncu.run(["--call", to_text(call), "--secrets", ",".join(secrets)], read.all(), kernels, log)
+            launches = ncu.run(["--call", to_text(call), "--secrets", ",".join(secrets)], read.all(), _KERNELS, log)
             return judge(launches, secrets, read, waiting)
 
-        whole, forward = calls(dtype), forward_calls(dtype)
-        kernels = [_KERNELS] * len(whole) + [_FORWARD] * len(forward)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(judged, [*whole, *forward], kernels))
+            found = list(pool.map(judged, [*calls(dtype), *forward_calls(dtype)]))
         return [conclude(name, found, read, _kernels_of(dtype))]
     except NoCountersError as reason:
         return [Check(name, Status.SKIPPED, str(reason))]

@@ -1,7 +1,10 @@
 // Launches, each of which runs as late as those after it allow.
 
+#include <dlfcn.h>
 #include <immintrin.h>
 
+#include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <utility>
 
@@ -93,6 +96,15 @@ cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& b
   if (blocks > kMostBlocks || config.gridDim.x % blocks != 0) return cudaErrorInvalidValue;
   launches.push_back({config, body, may_start_early(config), blocks});
   return cudaSuccess;
+}
+
+bool is_only_noted(const void* kernel) {
+  const char* const file = std::getenv("DHP_EMULATED_LAUNCHES");
+  if (file == nullptr) return false;
+  Dl_info found{};
+  if (dladdr(kernel, &found) == 0 || found.dli_sname == nullptr) std::abort();
+  std::ofstream(file, std::ios::app) << found.dli_sname << '\n';
+  return true;
 }
 
 void finish_launches() {
