@@ -57,8 +57,8 @@ def chosen(groups: Sequence[str], only: str, quick: bool) -> list[Shape]:
     return [shape for shape in shapes.SHAPES.values() if shape.group in groups and re.search(only, shape.name)]
 
 
-def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool, **protocol: Any) -> dict[str, Any]:
-    """One case of a results file; `protocol` goes to timer.compare."""
+def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool, **protocol: Any) -> dict[str, Any] | None:
+    """One case of a results file, None where ours could not be timed for unrest; `protocol` goes to timer.compare."""
     programs, refusals = {}, {}
     for name, adapter in peers.items():
         try:
@@ -66,6 +66,8 @@ def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool, **p
         except Exception as refusal:  # a peer says in any way that it will not
             refusals[name] = f"{type(refusal).__name__}: {refusal}"
     runs, more = timer.compare(programs, timer.chain_length(shape.operations), rounds, cold=cold, **protocol)
+    if more.get(OURS) == timer.RESTLESS:
+        return None
     if OURS in (refusals | more):
         raise RuntimeError(f"dhp_jax did not run {shape.name}: {(refusals | more)[OURS]}")
     figures = [{name: dataclasses.asdict(timing) for name, timing in run.items()} for run in runs]
@@ -116,8 +118,12 @@ def main(argv: list[str]) -> None:
             if time.monotonic() - begun > _BUDGET.value:
                 print(f"not begun, for want of time: {shape.name}")
                 continue
-            told["cases"].append(measure(shape, peers, rounds, _COLD.value, **protocol))
-            print(results.table(told["cases"][-1:], "us"), flush=True)
+            found = measure(shape, peers, rounds, _COLD.value, **protocol)
+            if found is None:
+                print(f"not timed, {timer.RESTLESS}: {shape.name}")
+                continue
+            told["cases"].append(found)
+            print(results.table([found], "us"), flush=True)
             told["untested"] = untested(told["cases"])
             if _OUTPUT.value:
                 results.save(pathlib.Path(_OUTPUT.value), told)

@@ -24,10 +24,11 @@ Run = Callable[[], object]  # runs all calls of a program and waits for them
 Build = Callable[[int, str], Run]  # the program of so many calls, in one of the modes below
 
 WARM, COLD, FLUSH = "warm", "cold", "flush"
+RESTLESS = "its longer chain took no longer: the machine is too restless to time it"
 
 FLUSH_BYTES = 128 << 20  # more than twice the L2 cache of an H200
 _CHAIN_SECONDS = 2e-3  # that the shorter chain should take
-_MOST_CALLS = 16  # a chain three times as long must compile in seconds, whoever's calls they are
+_MOST_CALLS = 48  # a chain three times as long must compile in seconds, whoever's calls they are
 _RATE = 250e12  # operations a second, and _LAUNCH seconds a call: a guess that only sets the length of chains
 _LAUNCH = 5e-6
 _BURST = 10  # the first of so many equal parts of the rounds
@@ -113,7 +114,7 @@ def compare(
         found.append(_run(chains, rounds, clock))
     for name in chains:
         if any(statistics.quantiles(values[name], n=4)[0] <= 0 for values, _ in found):
-            refusals[name] = "its longer chain took no longer: the machine is too restless to time it"
+            refusals[name] = RESTLESS
     timed = [name for name in chains if name not in refusals]
     return [{name: Timing.of(values[name], clocks[name]) for name in timed} for values, clocks in found], refusals
 

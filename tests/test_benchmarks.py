@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import io
 import json
@@ -10,9 +11,11 @@ import pathlib
 import sys
 import tempfile
 import unittest.mock
+import weakref
 import xml.etree.ElementTree as ElementTree
 
 import jax
+import numpy as np
 import pytest
 from absl.testing import parameterized
 
@@ -206,6 +209,37 @@ class TimerTest(parameterized.TestCase):
             chain.of_jax(shape, attention, 2, timer.WARM)()
             PEERS[name](shape)(2, timer.WARM)()
         assert [lengths.tolist() for lengths in seen] == [[24, 24]] * 2
+
+    def test_what_a_captured_graph_reads_is_held(self):
+        drawn = []
+
+        def draw(*sizes, **options):
+            array = np.zeros(sizes)
+            drawn.append(weakref.ref(array))
+            return array
+
+        torch = unittest.mock.MagicMock(randn=draw, randn_like=lambda array: draw(*array.shape))
+        shape = shapes.Shape("grid", 1, 2, 3, 1, 1, 4, dtype="bfloat16")
+        with unittest.mock.patch.dict(sys.modules, {"torch": torch}):
+            run = chain.of_torch(shape, lambda query, key, value: None, 2, timer.WARM)
+            torch.reset_mock()
+            gc.collect()
+            assert len(drawn) == 4
+            assert all(array() is not None for array in drawn)
+            run()
+        torch.cuda.synchronize.assert_called_once_with()
+
+    def test_unrest_costs_a_case_and_a_failure_the_run(self):
+        import attention
+
+        def fails(shape):
+            raise ValueError("no kernel")
+
+        shape = shapes.SHAPES[shapes.QUICK[0]]
+        with unittest.mock.patch.object(timer, "compare", return_value=([{}], {OURS: timer.RESTLESS})):
+            assert attention.measure(shape, {OURS: lambda shape: None}, 3, False) is None
+        with pytest.raises(RuntimeError, match="no kernel"):
+            attention.measure(shape, {OURS: fails}, 3, False)
 
     def test_peers_that_are_not_installed_say_so(self):
         shape = shapes.SHAPES[shapes.QUICK[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -106,11 +107,21 @@ def of_torch(shape: Shape, attention: Callable[..., Any], calls: int, mode: str,
     with torch.cuda.graph(graph, stream=side):
         body()
 
-    def run() -> None:
-        graph.replay()
-        torch.cuda.synchronize()
+    return _Replay(graph, (query, key, value, d_out, junk, out))
 
-    return run
+
+@dataclasses.dataclass(frozen=True)
+class _Replay:
+    """Runs a captured graph, and holds what it reads: PyTorch gives back what nobody holds before the next capture."""
+
+    graph: Any
+    held: tuple[Any, ...]
+
+    def __call__(self) -> None:
+        import torch
+
+        self.graph.replay()
+        torch.cuda.synchronize()
 
 
 def of_flash_attn(shape: Shape, flash_attn_func: Callable[..., Any]) -> Build:

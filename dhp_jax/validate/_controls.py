@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dhp_jax.validate.calls import Arrays, Call
+from dhp_jax.validate.calls import Call
+from dhp_jax.validate.sorts import Arrays
 from dhp_jax.verify import UnverifiableError
 from dhp_jax.verify.__main__ import installed_library
 

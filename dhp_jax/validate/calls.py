@@ -1,6 +1,6 @@
-"""Attention calls that the gates look at, and the sorts of secrets that they are made with.
+"""Attention calls that the gates look at, made with each sort of secrets (sorts.py), or with several sorts at once.
 
-All secrets of a call have the same shapes and dtypes: the sorts differ in values alone. Axis letters as everywhere:
+All secrets of a call have the same shapes and dtypes: they differ in values alone. Axis letters as everywhere:
 B batch, T query position, S key position, N query heads, K key/value heads, D channels.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,20 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import dhp_jax
+from dhp_jax.validate import sorts
+from dhp_jax.validate.sorts import FLOATING, Arrays
 
-Arrays = dict[str, Any]
-
-FLOATING = ("query", "key", "value", "bias")
 OPERANDS = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths")
-_SUBNORMAL = {"float32": 2e-39, "bfloat16": 2e-39, "float16": 1e-5}
 _CHANNELS = (64, 128, 256)  # up to each of them, kernels are instances of their own
 _BETWEEN = (96, 192)  # the same for plain scores on compute capability 9.0
 _MANY_KEYS = 2100  # more than kFewKeys of cuda/launch/launch_sm90.cu, and than attention_fwd_small_sm90 takes
 _MANY_HEADS = 40  # with the sizes of a Call, more blocks than attention_fwd_small_sm90 takes on any GPU
 _FEW_TOKENS = 3  # attention_fwd_decode_sm90 takes them; with _CACHE keys in parts
 _CACHE = 1000
-_STEEP = 16.0  # the scores of a slope, scaled by 1 / sqrt(D), go from minus to plus as much
-_HUGE = {"float32": 1e30, "bfloat16": 1e30, "float16": 1e4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +84,52 @@ class Call:
 
     def secrets(self) -> tuple[str, ...]:
         """The sorts of secrets that this call can be made with; "random" is the first."""
-        of_lengths = tuple(_OF_LENGTHS) if self.operands or self.lengths else ()
-        return (*_OF_VALUES, *of_lengths, *(_OF_MASKS if self.operands else ()))
+        return tuple(name for names in self._sorts() for name in names)
+
+    def _sorts(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Those of values, of lengths, of masks."""
+        of_lengths = tuple(sorts.OF_LENGTHS) if self.operands or self.lengths else ()
+        return tuple(sorts.OF_VALUES), of_lengths, tuple(sorts.OF_MASKS) if self.operands else ()
+
+    def mixtures(self) -> tuple[str, ...]:
+        """Sorts that are there at once, such as "zeros+ones+huge+one-hot", so that few runs have had all.
+
+        First some of values, each the sort of one key/value head and of the query heads that share it, batch element
+        by batch element; then some of lengths and masks, each that of one batch element. A block works on one head of
+        one batch element at a time, so what it meets is pure.
+        """
+        (_, *of_values), of_lengths, of_masks = self._sorts()
+        in_values, in_others = (
+            range(max(-(-len(names) // places) for names in kinds))
+            for places, kinds in ((self.B * self.K, (of_values,)), (self.B, (of_lengths, of_masks)))
+        )
+        mixed = [_in_turn(of_values, self.B * self.K, index) for index in in_values]
+        mixed += [_in_turn(of_lengths, self.B, index) + _in_turn(of_masks, self.B, index) for index in in_others]
+        return tuple("+".join(names) for names in mixed)
+
+    def _mixed(self, names: Sequence[str]) -> Arrays:
+        """All arrays, with the sorts of one of `mixtures`."""
+        arrays, group = self.arrays("random"), self.N // self.K
+        heads_of = itertools.product(range(self.B), range(self.K))
+        for name, (b, k) in zip((name for name in names if name in sorts.OF_VALUES), heads_of, strict=False):
+            pure, heads = self.arrays(name), slice(k * group, (k + 1) * group)
+            for part in ("query", "d_out"):
+                arrays[part][b, :, heads] = pure[part][b, :, heads]
+            for part in ("key", "value"):
+                arrays[part][b, :, k] = pure[part][b, :, k]
+            if self.operands and b == 0:
+                arrays["bias"][0, heads] = pure["bias"][0, heads]
+        for kind, parts in ((sorts.OF_LENGTHS, OPERANDS[2:]), (sorts.OF_MASKS, ("mask",))):
+            for b, name in enumerate(name for name in names if name in kind):
+                pure = self.arrays(name)
+                for part in parts:
+                    arrays[part][b] = pure[part][b]
+        return arrays
 
     def arrays(self, secret: str, seed: int = 0) -> Arrays:
-        """All arrays of the call, NumPy, of one sort of secrets."""
+        """All arrays of the call, NumPy, of one sort of secrets, or of one of `mixtures`."""
+        if "+" in secret:
+            return self._mixed(secret.split("+"))
         rng = np.random.default_rng(seed)
         arrays: Arrays = {name: rng.standard_normal(shape) for name, shape in self.shapes.items()}
         if self.operands:
@@ -99,7 +137,7 @@ class Call:
         if self.operands or self.lengths:
             arrays["query_seq_lengths"] = rng.integers(1, self.T + 1, self.B)
             arrays["key_value_seq_lengths"] = rng.integers(min(1, self.S), self.S + 1, self.B)
-        change = (_OF_VALUES | _OF_LENGTHS | _OF_MASKS)[secret]
+        change = (sorts.OF_VALUES | sorts.OF_LENGTHS | sorts.OF_MASKS)[secret]
         with np.errstate(over="ignore", invalid="ignore"):
             change(self, arrays)
             return {name: array.astype(self._dtype(name)) for name, array in arrays.items()}
@@ -168,6 +206,11 @@ def forward_calls(dtype: str) -> list[Call]:
     return [*found, forward(_BETWEEN[0], S=_MANY_KEYS)]
 
 
+def _in_turn(names: Sequence[str], places: int, turn: int) -> tuple[str, ...]:
+    """As many names as there are places, those that come at this turn; none where there are none."""
+    return tuple(names[(turn * places + place) % len(names)] for place in range(places if names else 0))
+
+
 def to_text(call: Call) -> str:
     """A call for the command line of another process."""
     return json.dumps(dataclasses.asdict(call))
@@ -176,107 +219,3 @@ def to_text(call: Call) -> str:
 def from_text(text: str) -> Call:
     """The call that to_text wrote."""
     return Call(**json.loads(text))
-
-
-def _fill(value: float) -> Callable[[Call, Arrays], None]:
-    def change(call: Call, arrays: Arrays) -> None:
-        for name in (*FLOATING, "d_out"):
-            if name in arrays:
-                arrays[name] = np.full_like(arrays[name], value)
-
-    return change
-
-
-def _subnormal(call: Call, arrays: Arrays) -> None:
-    for name in ("query", "key", "value", "d_out"):
-        arrays[name] = arrays[name] * _SUBNORMAL[call.dtype]
-
-
-def _huge(call: Call, arrays: Arrays) -> None:
-    for name in ("query", "key", "value"):
-        arrays[name] = arrays[name] * _HUGE[call.dtype]
-
-
-def _not_finite(call: Call, arrays: Arrays) -> None:
-    for name in ("query", "key", "value", "d_out"):
-        flat = arrays[name].reshape(-1)
-        flat[0::7], flat[1::7], flat[2::7] = np.nan, np.inf, -np.inf
-
-
-def _reversed(call: Call, arrays: Arrays) -> None:
-    for name in (*FLOATING, "d_out"):
-        if name in arrays:
-            arrays[name] = arrays[name].reshape(-1)[::-1].reshape(arrays[name].shape).copy()
-
-
-def _slope(sign: float) -> Callable[[Call, Arrays], None]:
-    """Scores that rise, or fall, with the key's position: the running maximum moves in every tile, or never.
-
-    All operands stay random beside what makes the slope, so that they draw as much power as random ones.
-    """
-
-    def change(call: Call, arrays: Arrays) -> None:
-        along = sign * np.linspace(-_STEEP, _STEEP, call.S)[None, :, None, None]
-        arrays["query"] = arrays["query"] + 1
-        arrays["key"] = arrays["key"] + along / np.sqrt(call.channels)
-
-    return change
-
-
-def _one_hot(call: Call, arrays: Arrays) -> None:
-    arrays["query"] = np.ones_like(arrays["query"])
-    arrays["key"] = np.zeros_like(arrays["key"])
-    arrays["key"][:, call.S // 3 : call.S // 3 + 1] = 30.0
-
-
-def _all(size: int) -> int:
-    return size
-
-
-def _half(size: int) -> int:
-    return size // 2
-
-
-def _lengths(queries: Callable[[int], int], keys: Callable[[int], int]) -> Callable[[Call, Arrays], None]:
-    def change(call: Call, arrays: Arrays) -> None:
-        arrays["query_seq_lengths"] = np.full(call.B, queries(call.T))
-        arrays["key_value_seq_lengths"] = np.full(call.B, keys(call.S))
-
-    return change
-
-
-def _mask(make: Callable[[tuple[int, ...]], Any]) -> Callable[[Call, Arrays], None]:
-    def change(call: Call, arrays: Arrays) -> None:
-        arrays["mask"] = make(arrays["mask"].shape)
-
-    return change
-
-
-_OF_VALUES: dict[str, Callable[[Call, Arrays], None]] = {
-    "random": lambda call, arrays: None,
-    "reversed": _reversed,
-    "zeros": _fill(0.0),
-    "ones": _fill(1.0),
-    "subnormal": _subnormal,
-    "not finite": _not_finite,
-    "huge": _huge,
-    "rising scores": _slope(1.0),
-    "falling scores": _slope(-1.0),
-    "one-hot": _one_hot,
-}
-_OF_LENGTHS: dict[str, Callable[[Call, Arrays], None]] = {
-    "no keys": _lengths(_all, lambda size: 0),
-    "one key": _lengths(_all, lambda size: 1),
-    "half the keys": _lengths(_all, _half),
-    "all keys": _lengths(_all, _all),
-    "no queries": _lengths(lambda size: 0, _all),
-    "half the queries": _lengths(_half, _all),
-}
-_OF_MASKS: dict[str, Callable[[Call, Arrays], None]] = {
-    "mask of nothing": _mask(lambda shape: np.zeros(shape, bool)),
-    "mask of all": _mask(lambda shape: np.ones(shape, bool)),
-    "diagonal mask": _mask(lambda shape: np.broadcast_to(np.eye(shape[-2], shape[-1]) > 0, shape).copy()),
-}
-
-# Sorts that switch fewer bits than random operands do, and so draw less power.
-LESS_ACTIVE = frozenset({"zeros", "ones", "subnormal", "not finite", "huge", "one-hot"})

@@ -1,10 +1,11 @@
 """Loop 6, gate 1: hardware counters of every kernel are the same whatever the secrets.
 
-A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with every sort of secrets, the
-random sort several times (A/A). What may be concluded:
+A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with random secrets twice
+(A/A), and then with every other sort, a few at once, each in heads or batch elements of its own. What may be concluded:
 
-* a core counter (CORE, and the executions of each instruction but those of waiting loops) that differs between equal
-  inputs, is absent, is no number, or is zero in all kernels: UNKNOWN. Core counters are never demoted;
+* a core counter (CORE, the wavefronts of shared memory that each instruction asks for, and the executions of each
+  instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
+  kernels: UNKNOWN. Core counters are never demoted;
 * a core counter, or any in STEADY that agrees between equal inputs, that differs between secrets: FAIL;
 * one in STEADY that differs between equal inputs says nothing, and is listed. So are all in RESTLESS, in which the
   order of the warps has a part.
@@ -32,25 +33,22 @@ from dhp_jax.verify import cubin as cubins
 from dhp_jax.verify.__main__ import installed_library, own_policies
 from dhp_jax.verify.report import Branch
 
-PER_PC = "inst_executed"  # of each instruction of the machine code, and their sum
+# Of each instruction of the machine code, and their sum; ncu names neither among its metrics.
+PER_PC = "inst_executed"
+WAVEFRONTS = "memory_l1_wavefronts_shared"  # from the addresses: the pipe's own counter, in RESTLESS, counts waits too
 
 # Name of a group -> patterns of metrics; the first pattern that the GPU has any metric of counts.
 CORE: Mapping[str, tuple[str, ...]] = {
-    "tensor": (r"sm__inst_executed_pipe_tensor(_op_[gh]mma)?", r"smsp__inst_executed_pipe_tensor(_op_[gh]mma)?"),
+    "tensor": (r"sm__inst_executed_pipe_tensor", r"sm(sp)?__inst_executed_pipe_tensor_op_[gh]mma"),
     "transcendental": (r"sm__inst_executed_pipe_xu", r"smsp__inst_executed_pipe_xu"),
     "LSU requests": (r"l1tex__t_requests_pipe_lsu_mem_global_op_(ld|st)",),
     "LSU sectors": (r"l1tex__t_sectors_pipe_lsu_mem_global_op_(ld|st)",),
-    # Counted at each instruction, from its addresses. The counter of the pipe itself is in RESTLESS: it counts waits.
-    "shared-memory wavefronts": (
-        r"smsp__sass_l1tex_data_pipe_lsu_wavefronts_mem_shared",
-        r"l1tex__data_pipe_lsu_wavefronts_mem_shared",
-    ),
 }
 # What else ran, of waiting loops too; how often each instruction did is a core counter.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)
 _KERNELS = "^attention_"
-_EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
+_EQUAL = 2  # runs with equal inputs before the other secrets
 _AT_ONCE = 4  # processes: ncu lets one of them measure while others start and compile
 _DTYPES = ("float32", "bfloat16", "float16")  # as the names of kernels count them
 
@@ -87,6 +85,7 @@ def metrics(known: Iterable[str]) -> Metrics:
         for group, patterns in CORE.items()
     }
     named = {name for found in core.values() for name in found}
+    core["shared-memory wavefronts"] = (WAVEFRONTS,)
     steady = tuple(name for pattern in STEADY for name in matching(pattern) if name not in named)
     return Metrics(core, steady, tuple(n for pattern in RESTLESS for n in matching(pattern) if n not in named))
 
@@ -127,7 +126,7 @@ def judge(
 
     Args:
         launches: in order; a kernel may run several times in a call.
-        secrets: the name of each run's sort. The first occurs more than once: its runs have equal inputs.
+        secrets: the name of what each run had. The first occurs more than once: its runs have equal inputs.
         read: the metrics.
         waiting: kernel -> addresses of the instructions of its waiting loops, which repeat as the hardware pleases.
     """
@@ -256,8 +255,7 @@ def _gate(name: str, dtype: str, context: Context) -> list[Check]:
         waiting = waiting_loops()
 
         def judged(call: Call) -> Judged:
-            first, *others = call.secrets()
-            secrets = [*[first] * _EQUAL, *others, first]
+            secrets = [*[call.secrets()[0]] * _EQUAL, *call.mixtures()]
             log = folder / f"{call.name}.csv"
             launches = ncu.run(["--call", to_text(call), "--secrets", ",".join(secrets)], read.all(), _KERNELS, log)
             return judge(launches, secrets, read, waiting)
@@ -293,7 +291,7 @@ def controls(context: Context) -> list[Check]:
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
     folder = context.folder / "counters"
     folder.mkdir(parents=True, exist_ok=True)
-    secrets = ["length 1024"] * _EQUAL + ["length 256", "length 1024"]
+    secrets = ["length 1024"] * _EQUAL + ["length 256"]
     try:
         read = metrics(ncu.known_metrics())
         arguments = ["--control", "leak", "--secrets", ",".join(secrets)]

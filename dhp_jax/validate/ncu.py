@@ -17,6 +17,7 @@ from dhp_jax.validate.child import python
 _SECONDS = 400
 _NO_PERMISSION = "ERR_NVGPUCTRPERM"
 _LONGEST_CELL = 1 << 27  # one has a value for each instruction of a kernel
+_OF_INSTRUCTIONS = ("inst_executed", "memory_l1_wavefronts_shared")  # metrics without a unit of the GPU in their name
 _PC = re.compile(r"(0x[0-9a-f]+|\d+)\s*:\s*([\d,.]+)")
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute/ncu")
 
@@ -113,7 +114,7 @@ def parse(text: str) -> list[Launch]:
     if "Kernel Name" not in head:
         raise CountersError(f"ncu wrote a table without kernel names: {head[:12]}")
     name = head.index("Kernel Name")
-    columns = [index for index, title in enumerate(head) if "__" in title or title == "inst_executed"]
+    columns = [index for index, title in enumerate(head) if "__" in title or title in _OF_INSTRUCTIONS]
     return [
         Launch(
             row[name],

@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from dhp_jax.validate import _controls, statistics
-from dhp_jax.validate.calls import LESS_ACTIVE, Call
+from dhp_jax.validate.calls import Call
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.plan import Context
+from dhp_jax.validate.sorts import LESS_ACTIVE
 from dhp_jax.validate.statistics import CERTAIN, SUSPICIOUS, Difference, Sample
 
 DELAY = 64  # cycles that the control waits for

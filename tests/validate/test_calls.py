@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 
 import emulation
@@ -12,6 +11,7 @@ from absl.testing import parameterized
 from nvcc import ROOT
 
 from dhp_jax.validate.calls import calls, forward_calls
+from dhp_jax.validate.child import python
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _MULTIPROCESSORS = ("78", "132")  # of a small Hopper GPU, of a large one
@@ -30,7 +30,7 @@ def _launched(dtype, **gpu):
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "launches")
         environment = {**os.environ, **gpu, "LD_PRELOAD": str(emulation.library()), emulation.LAUNCHES: str(file)}
-        subprocess.run([sys.executable, "-c", _PROGRAM, dtype], env=environment, check=True)
+        subprocess.run([*python(), "-c", _PROGRAM, dtype], env=environment, check=True)
         return set(file.read_text(encoding="utf-8").splitlines())
 
 

@@ -148,18 +148,18 @@ class MetricTest(parameterized.TestCase):
         assert found.steady == ("smsp__inst_executed.sum",)
         assert PER_PC in found.all()
 
-    def test_a_counter_of_the_core_is_not_listed_too(self):
+    def test_wavefronts_of_instructions_count_and_those_of_the_pipe_are_listed(self):
         found = counters.metrics(["l1tex__data_pipe_lsu_wavefronts_mem_shared"])
-        assert found.core["shared-memory wavefronts"] == ("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",)
-        assert found.restless == ()
+        assert found.core["shared-memory wavefronts"] == ("memory_l1_wavefronts_shared",)
+        assert found.restless == ("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",)
 
 
 _TABLE = """\
 ==PROF== Connected to process 7
-"ID","Process ID","Kernel Name","tensor.sum__x","sm__a.sum","inst_executed"
-"","","","","inst","inst"
-"0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)"
-"1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)"
+"ID","Process ID","Kernel Name","tensor.sum__x","sm__a.sum","inst_executed","memory_l1_wavefronts_shared"
+"","","","","inst","inst","sectors"
+"0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)","2,048 (0; 2,048; 0)"
+"1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)","0"
 """
 
 
@@ -169,6 +169,7 @@ class TableTest(parameterized.TestCase):
         assert first.kernel == _KERNEL
         assert first.metrics["sm__a.sum"] == 1024
         assert first.instances[PER_PC] == {0: 4, 16: 8, 32: 4}
+        assert [each.metrics[counters.WAVEFRONTS] for each in (first, second)] == [2048, 0]
         assert math.isnan(second.metrics["sm__a.sum"])
         assert (second.metrics[PER_PC], second.instances[PER_PC]) == (1016, {16: 1000, 32: 16})
 

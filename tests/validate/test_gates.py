@@ -15,7 +15,7 @@ import pytest
 from absl.testing import parameterized
 
 from dhp_jax import ffi
-from dhp_jax.validate import _controls, build, calls, conformance, memory, proof, repeat, sanitize, tolerance
+from dhp_jax.validate import _controls, build, calls, conformance, memory, proof, repeat, sanitize, sorts, tolerance
 from dhp_jax.validate.calls import Call
 from dhp_jax.validate.outcome import Status
 from dhp_jax.validate.plan import Context
@@ -73,11 +73,11 @@ class CallTest(parameterized.TestCase):
             bits = np.unpackbits(call.arrays(secret)[name].view(np.uint8)).reshape(-1, 16).astype(int)
             return np.abs(np.diff(bits, axis=0)).mean()
 
-        for secret in set(call.secrets()) - calls.LESS_ACTIVE:
+        for secret in set(call.secrets()) - sorts.LESS_ACTIVE:
             for name in ("query", "key", "value", "d_out"):
                 assert toggled(secret, name) > 0.95 * toggled("random", name), (secret, name)
         assert toggled("zeros", "key") == toggled("ones", "key") == 0
-        assert set(call.secrets()) > calls.LESS_ACTIVE
+        assert set(call.secrets()) > sorts.LESS_ACTIVE
 
     def test_lengths_reach_from_none_to_all(self):
         call = Call("float32", 8, operands=True)
@@ -85,6 +85,35 @@ class CallTest(parameterized.TestCase):
             int(call.arrays(s)["key_value_seq_lengths"][0]) for s in ("no keys", "one key", "half the keys", "all keys")
         }
         assert lengths == {0, 1, call.S // 2, call.S}
+
+    @parameterized.parameters(
+        (Call("float32", 8, operands=True, T=6, S=7), 6, 4),
+        (Call("bfloat16", 8, lengths=True, T=6, S=7), 6, 4),
+        (Call("float16", 8, T=6, S=7, N=2, K=1), 5, 2),
+        (Call("float16", 8, operands=True, T=6, S=0), 6, 4),
+    )
+    def test_mixtures_have_every_sort_and_each_place_is_pure(self, call, count, most):
+        found = [mixture.split("+") for mixture in call.mixtures()]
+        assert {name for mixture in found for name in mixture} == set(call.secrets()) - {"random"}
+        assert len(found) == count
+        assert max(map(len, found)) == most
+        random, group = call.arrays("random"), call.N // call.K
+        for mixture in found:
+            arrays, of_lengths = call.arrays("+".join(mixture)), [n for n in mixture if n in sorts.OF_LENGTHS]
+            assert {n: (a.shape, a.dtype) for n, a in arrays.items()} == {
+                n: (a.shape, a.dtype) for n, a in random.items()
+            }
+            of_values = [name for name in mixture if name in sorts.OF_VALUES]
+            for place, name in enumerate(of_values):
+                b, k = divmod(place, call.K)
+                pure, heads = call.arrays(name), slice(k * group, (k + 1) * group)
+                assert arrays["query"][b, :, heads].tobytes() == pure["query"][b, :, heads].tobytes()
+                assert arrays["key"][b, :, k].tobytes() == pure["key"][b, :, k].tobytes()
+            for b, name in enumerate(of_lengths):
+                for part in ("query_seq_lengths", "key_value_seq_lengths"):
+                    assert arrays[part][b] == call.arrays(name)[part][b]
+            if not of_values:
+                np.testing.assert_array_equal(arrays["value"], random["value"])
 
     def test_a_call_goes_to_another_process_and_back(self):
         call = Call("float16", 72, is_causal=True, T=5)
