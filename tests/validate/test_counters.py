@@ -141,11 +141,11 @@ class MetricTest(parameterized.TestCase):
             "smsp__inst_executed_pipe_tensor",
             "sm__inst_executed_pipe_xu",
         ]
-        known += ["smsp__inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
+        known += ["smsp__thread_inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
         found = counters.metrics(known)
         assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
         assert found.core["LSU requests"] == ()
-        assert found.steady == ("smsp__inst_executed.sum",)
+        assert found.steady == ("smsp__thread_inst_executed.sum",)
         assert PER_PC in found.all()
 
     def test_wavefronts_of_instructions_count_and_those_of_the_pipe_are_listed(self):
