@@ -18,7 +18,8 @@ from dhp_jax.validate.verdict import Exit, Verdict
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;color:#262626}
 table{border-collapse:collapse;width:100%;margin:.5em 0 1.5em}td,th{border-bottom:1px solid #e5e5e5;padding:.35em .5em;
-text-align:left;vertical-align:top}td:first-child{white-space:nowrap}.line{padding:.8em 1em;border-radius:6px;
+text-align:left;vertical-align:top}td:first-child{white-space:nowrap}
+td:last-child,li{overflow-wrap:anywhere}.line{padding:.8em 1em;border-radius:6px;
 font-size:1.15em;font-weight:600}.good{background:#dcfce7}.bad{background:#fee2e2}.open{background:#fef9c3}
 .PASS{color:#15803d}.FAIL{color:#b91c1c}.UNKNOWN{color:#a16207}.SKIPPED{color:#737373}pre{background:#f5f5f5;padding:.7em;overflow-x:auto;font-size:12px}
 summary{cursor:pointer;color:#525252}svg{max-width:100%;height:auto}

@@ -15,6 +15,7 @@ Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 40, 48
+_LETTER = 7  # width, at most, of most letters
 _COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#525252", "#0e7490", "#a16207")
 
 
@@ -77,15 +78,15 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float]]) -> str:
     step = 24
     height = _TOP + step * len(values) + 16
     most = max(value for _, value in values) or 1
+    begin = max(258, 16 + _LETTER * max(len(name) for name, _ in values))
     parts = [_text(12, 22, title, size=15, weight="600")]
     for index, (name, value) in enumerate(values):
         y = _TOP + step * index
-        width = max(0.0, value) / most * (_WIDTH - 400)
-        parts.append(_text(250, y + 15, name, anchor="end"))
-        parts.append(
-            f'<rect x="258" y="{y + 3}" width="{width:.1f}" height="16" fill="{_COLORS[0 if "dhp" in name else 1]}"/>'
-        )
-        parts.append(_text(264 + width, y + 15, f"{_number(value)} {unit}"))
+        width = max(0.0, value) / most * (_WIDTH - begin - 100)
+        color = _COLORS[0 if "dhp" in name else 1]
+        parts.append(_text(begin - 8, y + 15, name, anchor="end"))
+        parts.append(f'<rect x="{begin}" y="{y + 3}" width="{width:.1f}" height="16" fill="{color}"/>')
+        parts.append(_text(begin + 6 + width, y + 15, f"{_number(value)} {unit}".rstrip()))
     return _svg(parts, height)
 
 

@@ -107,7 +107,7 @@ class ReportTest(parameterized.TestCase):
 class PlotTest(parameterized.TestCase):
     @parameterized.parameters(
         ("timing", {"calls": {"c": {"differences": {"zeros": {"t": -1.5}}}}}, "zeros"),
-        ("benchmark", {"cases": [{"name": "B=1", "figures": {"dhp_jax": {"seconds": 1e-6}}}]}, "dhp_jax"),
+        ("benchmark", {"cases": [{"name": "B=1", "group": "grid", "ratios": {"a": 1.5, "b": 1.25}}]}, "1.25"),
         (
             "roofline",
             {
