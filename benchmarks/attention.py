@@ -5,7 +5,7 @@
     --peers REGEX          only these peers
     --cold                 with nothing of the arrays in the L2 cache
     --quick                three shapes
-    --sustained            three runs of 60 rounds, each after a rest, with SM clocks; the middle run counts
+    --sustained            three runs of 60 rounds or more, each after a rest, with SM clocks; the middle run counts
     --budget SECONDS       begins no shape after so long
     --output FILE          where the results go, as JSON; it is written after each shape
 
@@ -39,8 +39,8 @@ _ONLY = flags.DEFINE_string("only", "", "Regular expression for names of shapes.
 _PEERS = flags.DEFINE_string("peers", "", "Regular expression for names of peers.")
 _COLD = flags.DEFINE_bool("cold", False, "Nothing of the arrays in the L2 cache.")
 _QUICK = flags.DEFINE_bool("quick", False, "Three shapes and few rounds.")
-_ROUNDS = flags.DEFINE_integer("rounds", 11, "Rounds of each shape.", 3)
-_SUSTAINED = flags.DEFINE_bool("sustained", False, "Three runs of 60 rounds, each after a second of rest.")
+_ROUNDS = flags.DEFINE_integer("rounds", 11, "Rounds of each shape, at least.", 3)
+_SUSTAINED = flags.DEFINE_bool("sustained", False, "Three runs of 60 rounds or more, each after a second of rest.")
 _BUDGET = flags.DEFINE_float("budget", float("inf"), "Begin no shape after so many seconds.")
 _COMMIT = flags.DEFINE_string("commit", None, "Commit that was built, where this folder is no working tree of it.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the results as JSON.")
@@ -65,7 +65,8 @@ def measure(shape: Shape, peers: Mapping[str, Any], rounds: int, cold: bool, **p
             programs[name] = adapter(shape)
         except Exception as refusal:  # a peer says in any way that it will not
             refusals[name] = f"{type(refusal).__name__}: {refusal}"
-    runs, more = timer.compare(programs, timer.chain_length(shape.operations), rounds, cold=cold, **protocol)
+    calls, rounds = timer.chain_length(shape.operations), timer.count_rounds(rounds, shape.operations)
+    runs, more = timer.compare(programs, calls, rounds, cold=cold, **protocol)
     if more.get(OURS) == timer.RESTLESS:
         return None
     if OURS in (refusals | more):

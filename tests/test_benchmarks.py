@@ -177,6 +177,10 @@ class TimerTest(parameterized.TestCase):
         if jax.default_backend() == "cpu":
             assert clock.reader() is None
 
+    def test_short_calls_have_more_rounds(self):
+        assert timer.count_rounds(7, 1e12) == 7
+        assert 50 < timer.count_rounds(7, 1e8) < 200
+
     def test_what_takes_no_time_is_refused(self):
         timings, refusals = timer.compare(self.clock((1.0, 0.0)), 4, 5)
         assert timings == [{}]

@@ -79,12 +79,12 @@ PARTS = (
     Part(6, "timing", "timing:run", ("timing",), needs_gpu=True),
     Part(6, "wall clock", "timing:wall_clock", needs_gpu=True),
     Part(6, "memory", "memory:run", ("memory",)),
+    Part(6, "sanitizers", "sanitize:run", _SANITIZERS, needs_gpu=True, in_quick=False),
     Part(6, "gate 1 control", "counters:controls", ("gate 1 control",), needs_gpu=True, is_control=True),
     *(
         Part(6, f"gate 1 {dtype}", f"counters:{dtype}", (f"gate 1 {dtype}",), needs_gpu=True, in_quick=False)
         for dtype in _COUNTED
     ),
-    Part(6, "sanitizers", "sanitize:run", _SANITIZERS, needs_gpu=True, in_quick=False),
 )
 
 
