@@ -94,36 +94,35 @@ class Call:
     def mixtures(self) -> tuple[str, ...]:
         """Sorts that are there at once, such as "zeros+ones+huge+one-hot", so that few runs have had all.
 
-        First some of values, each the sort of one key/value head and of the query heads that share it, batch element
-        by batch element; then some of lengths and masks, each that of one batch element. A block works on one head of
-        one batch element at a time, so what it meets is pure.
+        Some are of values, each the sort of one key/value head and of the query heads that share it, batch element by
+        batch element, and of a head of bias; some of lengths and some of masks, each that of one batch element. A
+        block works on one head of one batch element at a time, so what it meets is pure.
         """
-        (_, *of_values), of_lengths, of_masks = self._sorts()
-        in_values, in_others = (
-            range(max(-(-len(names) // places) for names in kinds))
-            for places, kinds in ((self.B * self.K, (of_values,)), (self.B, (of_lengths, of_masks)))
+        of_values, of_lengths, of_masks = self._sorts()
+        kinds = ((of_values[1:], self.B * self.K), (of_lengths, self.B), (of_masks, self.B))
+        return tuple(
+            "+".join(names[(turn + place) % len(names)] for place in range(places))
+            for names, places in kinds
+            for turn in range(0, len(names), places)
         )
-        mixed = [_in_turn(of_values, self.B * self.K, index) for index in in_values]
-        mixed += [_in_turn(of_lengths, self.B, index) + _in_turn(of_masks, self.B, index) for index in in_others]
-        return tuple("+".join(names) for names in mixed)
 
     def _mixed(self, names: Sequence[str]) -> Arrays:
         """All arrays, with the sorts of one of `mixtures`."""
         arrays, group = self.arrays("random"), self.N // self.K
-        heads_of = itertools.product(range(self.B), range(self.K))
-        for name, (b, k) in zip((name for name in names if name in sorts.OF_VALUES), heads_of, strict=False):
-            pure, heads = self.arrays(name), slice(k * group, (k + 1) * group)
-            for part in ("query", "d_out"):
-                arrays[part][b, :, heads] = pure[part][b, :, heads]
-            for part in ("key", "value"):
-                arrays[part][b, :, k] = pure[part][b, :, k]
-            if self.operands and b == 0:
-                arrays["bias"][0, heads] = pure["bias"][0, heads]
-        for kind, parts in ((sorts.OF_LENGTHS, OPERANDS[2:]), (sorts.OF_MASKS, ("mask",))):
-            for b, name in enumerate(name for name in names if name in kind):
-                pure = self.arrays(name)
-                for part in parts:
-                    arrays[part][b] = pure[part][b]
+        pure = [self.arrays(name) for name in names]
+        if names[0] in sorts.OF_VALUES:
+            for (b, k), own in zip(itertools.product(range(self.B), range(self.K)), pure, strict=True):
+                heads = slice(k * group, (k + 1) * group)
+                for part in ("query", "d_out"):
+                    arrays[part][b, :, heads] = own[part][b, :, heads]
+                for part in ("key", "value"):
+                    arrays[part][b, :, k] = own[part][b, :, k]
+            for n in range(self.N if self.operands else 0):
+                arrays["bias"][0, n] = pure[n % len(pure)]["bias"][0, n]
+        else:
+            for b, own in enumerate(pure):
+                for part in OPERANDS[2:] if names[0] in sorts.OF_LENGTHS else ("mask",):
+                    arrays[part][b] = own[part][b]
         return arrays
 
     def arrays(self, secret: str, seed: int = 0) -> Arrays:
@@ -182,8 +181,8 @@ def forward_calls(dtype: str) -> list[Call]:
 
     On compute capability 9.0 16-bit dtypes have a kernel for few rows and keys, which takes the calls of `calls` that
     have no operands and up to 128 channels; one for more, with instances for a band, for lengths alone, for all
-    operands and, with 128 channels, for more than 2048 keys; and one for few tokens. Those for 8.0 run there where
-    there is no key.
+    operands, with 128 channels for more than 2048 keys, and with 64 for so few rows that two blocks share the keys of
+    one; and one for few tokens. Those for 8.0 run there where there is no key.
     """
     if dtype == "float32":
         return []
@@ -204,11 +203,6 @@ def forward_calls(dtype: str) -> list[Call]:
     for channels in _BETWEEN:
         found += [forward(channels, is_causal=is_causal, N=_MANY_HEADS) for is_causal in (False, True)]
     return [*found, forward(_BETWEEN[0], S=_MANY_KEYS)]
-
-
-def _in_turn(names: Sequence[str], places: int, turn: int) -> tuple[str, ...]:
-    """As many names as there are places, those that come at this turn; none where there are none."""
-    return tuple(names[(turn * places + place) % len(names)] for place in range(places if names else 0))
 
 
 def to_text(call: Call) -> str:

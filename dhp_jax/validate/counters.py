@@ -1,9 +1,10 @@
 """Loop 6, gate 1: hardware counters of every kernel are the same whatever the secrets.
 
-A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with random secrets twice
-(A/A), and then with every other sort, a few at once, each in heads or batch elements of its own. What may be concluded:
+A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with every sort of secrets, a
+few at once, each in heads or batch elements of its own, and with random ones several times (A/A). What may be
+concluded:
 
-* a core counter (CORE, the wavefronts of shared memory that each instruction asks for, and the executions of each
+* a core counter (CORE, the wavefronts of shared memory that instructions ask for, and the executions of each
   instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
   kernels: UNKNOWN. Core counters are never demoted;
 * a core counter, or any in STEADY that agrees between equal inputs, that differs between secrets: FAIL;
@@ -25,17 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dhp_jax.validate import _controls, gpu, ncu, proof
 from dhp_jax.validate.calls import Call, calls, forward_calls, to_text
-from dhp_jax.validate.ncu import CountersError, Launch, NoCountersError
+from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.plan import Context
 from dhp_jax.verify import UnverifiableError, image
 from dhp_jax.verify import cubin as cubins
 from dhp_jax.verify.__main__ import installed_library, own_policies
 from dhp_jax.verify.report import Branch
-
-# Of each instruction of the machine code, and their sum; ncu names neither among its metrics.
-PER_PC = "inst_executed"
-WAVEFRONTS = "memory_l1_wavefronts_shared"  # from the addresses: the pipe's own counter, in RESTLESS, counts waits too
 
 # Name of a group -> patterns of metrics; the first pattern that the GPU has any metric of counts.
 CORE: Mapping[str, tuple[str, ...]] = {
@@ -44,11 +41,11 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "LSU requests": (r"l1tex__t_requests_pipe_lsu_mem_global_op_(ld|st)",),
     "LSU sectors": (r"l1tex__t_sectors_pipe_lsu_mem_global_op_(ld|st)",),
 }
-# How many lanes took part, in waiting loops too. Each metric may cost a pass over every launch.
-STEADY = (r"smsp__thread_inst_executed",)
-RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)
+# What else ran, of waiting loops too; how often each instruction did is a core counter.
+STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
+RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)  # it counts waits; WAVEFRONTS is what was asked for
 _KERNELS = "^attention_"
-_EQUAL = 2  # runs with equal inputs before the other secrets
+_EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
 _AT_ONCE = 8  # processes: ncu lets one of them measure while others start and compile
 _DTYPES = ("float32", "bfloat16", "float16")  # as the names of kernels count them
 
@@ -84,10 +81,9 @@ def metrics(known: Iterable[str]) -> Metrics:
         group: next((found for pattern in patterns if (found := matching(pattern))), ())
         for group, patterns in CORE.items()
     }
-    named = {name for found in core.values() for name in found}
     core["shared-memory wavefronts"] = (WAVEFRONTS,)
-    steady = tuple(name for pattern in STEADY for name in matching(pattern) if name not in named)
-    return Metrics(core, steady, tuple(n for pattern in RESTLESS for n in matching(pattern) if n not in named))
+    steady, restless = (tuple(name for pattern in each for name in matching(pattern)) for each in (STEADY, RESTLESS))
+    return Metrics(core, steady, restless)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +251,8 @@ def _gate(name: str, dtype: str, context: Context) -> list[Check]:
         waiting = waiting_loops()
 
         def judged(call: Call) -> Judged:
-            secrets = [*[call.secrets()[0]] * _EQUAL, *call.mixtures()]
+            first = call.secrets()[0]
+            secrets = [*[first] * _EQUAL, *call.mixtures(), first]
             log = folder / f"{call.name}.csv"
             launches = ncu.run(["--call", to_text(call), "--secrets", ",".join(secrets)], read.all(), _KERNELS, log)
             return judge(launches, secrets, read, waiting)
@@ -291,7 +288,7 @@ def controls(context: Context) -> list[Check]:
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
     folder = context.folder / "counters"
     folder.mkdir(parents=True, exist_ok=True)
-    secrets = ["length 1024"] * _EQUAL + ["length 256"]
+    secrets = ["length 1024"] * _EQUAL + ["length 256", "length 1024"]
     try:
         read = metrics(ncu.known_metrics())
         arguments = ["--control", "leak", "--secrets", ",".join(secrets)]

@@ -13,8 +13,8 @@ import pytest
 from absl.testing import parameterized
 
 from dhp_jax.validate import counters, ncu
-from dhp_jax.validate.counters import PER_PC, Metrics
-from dhp_jax.validate.ncu import CountersError, Launch, NoCountersError
+from dhp_jax.validate.counters import Metrics
+from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Status
 from dhp_jax.verify import report
 
@@ -141,11 +141,11 @@ class MetricTest(parameterized.TestCase):
             "smsp__inst_executed_pipe_tensor",
             "sm__inst_executed_pipe_xu",
         ]
-        known += ["smsp__thread_inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
+        known += ["smsp__inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
         found = counters.metrics(known)
         assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
         assert found.core["LSU requests"] == ()
-        assert found.steady == ("smsp__thread_inst_executed.sum",)
+        assert found.steady == ("smsp__inst_executed.sum",)
         assert PER_PC in found.all()
 
     def test_wavefronts_of_instructions_count_and_those_of_the_pipe_are_listed(self):
@@ -169,7 +169,7 @@ class TableTest(parameterized.TestCase):
         assert first.kernel == _KERNEL
         assert first.metrics["sm__a.sum"] == 1024
         assert first.instances[PER_PC] == {0: 4, 16: 8, 32: 4}
-        assert [each.metrics[counters.WAVEFRONTS] for each in (first, second)] == [2048, 0]
+        assert [each.metrics[WAVEFRONTS] for each in (first, second)] == [2048, 0]
         assert math.isnan(second.metrics["sm__a.sum"])
         assert (second.metrics[PER_PC], second.instances[PER_PC]) == (1016, {16: 1000, 32: 16})
 
