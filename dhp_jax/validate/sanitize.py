@@ -48,7 +48,8 @@ def _run(tool: str, names: tuple[str, ...], folder: pathlib.Path) -> dict[str, t
     running = {}
     for name in names:
         suppressed = ["--suppressions", str(SUPPRESSIONS[name])] if name in SUPPRESSIONS else []
-        command = [tool, "--tool", name, "--error-exitcode", str(_FOUND), *suppressed, *child]
+        read = "but-outputs" if name == "initcheck" else "all"
+        command = [tool, "--tool", name, "--error-exitcode", str(_FOUND), *suppressed, *child, read]
         with (folder / f"{name}.txt").open("wb") as log:
             running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     said: dict[str, tuple[int | None, str]] = {}

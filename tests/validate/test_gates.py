@@ -87,33 +87,46 @@ class CallTest(parameterized.TestCase):
         assert lengths == {0, 1, call.S // 2, call.S}
 
     @parameterized.parameters(
-        (Call("float32", 8, operands=True, T=6, S=7), 6, 4),
-        (Call("bfloat16", 8, lengths=True, T=6, S=7), 6, 4),
-        (Call("float16", 8, T=6, S=7, N=2, K=1), 5, 2),
-        (Call("float16", 8, operands=True, T=6, S=0), 6, 4),
+        (Call("float32", 8, operands=True, T=6, S=7), 3 + 3 + 2),
+        (Call("bfloat16", 8, lengths=True, T=6, S=7), 3 + 3),
+        (Call("float16", 8, T=6, S=7, N=2, K=1), 5),
+        (Call("float16", 8, operands=True, T=6, S=0), 3 + 3 + 2),
     )
-    def test_mixtures_have_every_sort_and_each_place_is_pure(self, call, count, most):
+    def test_mixtures_have_every_sort_and_each_place_is_pure(self, call, count):
         found = [mixture.split("+") for mixture in call.mixtures()]
-        assert {name for mixture in found for name in mixture} == set(call.secrets()) - {"random"}
+        assert {name for names in found for name in names} == set(call.secrets()) - {"random"}
         assert len(found) == count
-        assert max(map(len, found)) == most
-        random, group = call.arrays("random"), call.N // call.K
-        for mixture in found:
-            arrays, of_lengths = call.arrays("+".join(mixture)), [n for n in mixture if n in sorts.OF_LENGTHS]
-            assert {n: (a.shape, a.dtype) for n, a in arrays.items()} == {
-                n: (a.shape, a.dtype) for n, a in random.items()
-            }
-            of_values = [name for name in mixture if name in sorts.OF_VALUES]
-            for place, name in enumerate(of_values):
-                b, k = divmod(place, call.K)
-                pure, heads = call.arrays(name), slice(k * group, (k + 1) * group)
-                assert arrays["query"][b, :, heads].tobytes() == pure["query"][b, :, heads].tobytes()
-                assert arrays["key"][b, :, k].tobytes() == pure["key"][b, :, k].tobytes()
-            for b, name in enumerate(of_lengths):
-                for part in ("query_seq_lengths", "key_value_seq_lengths"):
-                    assert arrays[part][b] == call.arrays(name)[part][b]
-            if not of_values:
-                np.testing.assert_array_equal(arrays["value"], random["value"])
+        random = call.arrays("random")
+        of_bias = set()
+        for names in found:
+            arrays, pure = call.arrays("+".join(names)), [call.arrays(name) for name in names]
+            assert {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in random.items()}
+            assert {n: a.dtype for n, a in arrays.items()} == {n: a.dtype for n, a in random.items()}
+            if set(names) <= set(sorts.OF_VALUES):
+                for place, own in enumerate(pure):
+                    b, k = divmod(place, call.K)
+                    heads = slice(k * call.N // call.K, (k + 1) * call.N // call.K)
+                    for part, at in (("query", heads), ("d_out", heads), ("key", k), ("value", k)):
+                        assert arrays[part][b, :, at].tobytes() == own[part][b, :, at].tobytes()
+                changed = {"mask", "query_seq_lengths", "key_value_seq_lengths"}
+                of_bias |= {name for n, name in enumerate(names) if call.operands and n < call.N}
+            else:
+                parts = (
+                    ("mask",) if set(names) <= set(sorts.OF_MASKS) else ("query_seq_lengths", "key_value_seq_lengths")
+                )
+                for part in parts:
+                    assert arrays[part].tobytes() == np.stack([own[part][b] for b, own in enumerate(pure)]).tobytes()
+                changed = set(random) - set(parts)
+            for part in changed & set(random):
+                np.testing.assert_array_equal(arrays[part], random[part])
+        assert of_bias == (set(sorts.OF_VALUES) - {"random"} if call.operands else set())
+
+    def test_bias_has_each_sort_of_a_mixture_in_a_head(self):
+        call = Call("float32", 8, operands=True, T=6, S=7)
+        bias = call.arrays("reversed+zeros+ones+subnormal")["bias"][0]
+        assert (bias[1] == 0).all()
+        assert (bias[2] == 1).all()
+        np.testing.assert_array_equal(bias[0], call.arrays("reversed")["bias"][0, 0])
 
     def test_a_call_goes_to_another_process_and_back(self):
         call = Call("float16", 72, is_causal=True, T=5)
@@ -307,6 +320,9 @@ class SanitizerTest(parameterized.TestCase):
             asked = {name: pathlib.Path(folder, name).read_text() for name in sanitize.TOOLS}
         assert [name for name, options in asked.items() if "--suppressions" in options] == ["initcheck"]
         assert f"--suppressions {sanitize.SUPPRESSIONS['initcheck']} " in asked["initcheck"]
+        reads = {name: options.split()[-2:] for name, options in asked.items()}
+        assert reads.pop("initcheck") == ["--suite", "but-outputs"]
+        assert set(map(tuple, reads.values())) == {("--suite", "all")}
 
     def test_what_is_left_out_is_a_read_of_one_kernel(self):
         records = ElementTree.parse(sanitize.SUPPRESSIONS["initcheck"]).getroot().findall("record")
