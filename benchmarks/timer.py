@@ -30,7 +30,7 @@ FLUSH_BYTES = 128 << 20  # more than twice the L2 cache of an H200
 _CHAIN_SECONDS = 2e-3  # that the shorter chain should take
 _MOST_CALLS = 16  # a chain three times as long must compile in seconds, whoever's calls they are
 _ROUND_SECONDS = 4e-3  # that all programs of an implementation should take: what is shorter has more rounds
-_RATE = 250e12  # operations a second, and _LAUNCH seconds a call: a guess that only sets the length of chains
+_RATE = 250e12  # operations a second, and _LAUNCH seconds a call: a guess, for the length of chains and the rounds
 _LAUNCH = 5e-6
 _BURST = 10  # the first of so many equal parts of the rounds
 _SUSTAINED = 3  # the last of so many
@@ -71,13 +71,18 @@ def _phases(values: Sequence[float]) -> tuple[float, float, float]:
 
 def chain_length(operations: float) -> int:
     """How many calls the shorter program makes."""
-    return max(2, min(_MOST_CALLS, round(_CHAIN_SECONDS / (operations / _RATE + _LAUNCH))))
+    return max(2, min(_MOST_CALLS, round(_CHAIN_SECONDS / _guess(operations))))
 
 
 def count_rounds(fewest: int, operations: float) -> int:
     """How many rounds: more of calls so short that starting a program takes as long as its calls."""
-    guess = 4 * chain_length(operations) * (operations / _RATE + _LAUNCH)
-    return max(fewest, round(fewest * _ROUND_SECONDS / guess))
+    seconds = 4 * chain_length(operations) * _guess(operations)
+    return max(fewest, round(fewest * _ROUND_SECONDS / seconds))
+
+
+def _guess(operations: float) -> float:
+    """Seconds of a call."""
+    return operations / _RATE + _LAUNCH
 
 
 def seconds_of(run: Run) -> float:

@@ -89,13 +89,13 @@ uint16_t element_by_columns(uint64_t descriptor, int k, int column);
 // begins.
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& block);
 void finish_launches();
-// With DHP_EMULATED_LAUNCHES the names of kernels go into that file, and they do not run.
-bool is_only_noted(const void* kernel);
+// With DHP_EMULATED_LAUNCHES writes the kernel's name into that file; whether it did, and nothing is to run.
+bool note_instead(const void* kernel);
 void wait_for_launch_before();
 
 template <typename Params>
 cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
-  if (is_only_noted(reinterpret_cast<const void*>(kernel))) return cudaSuccess;
+  if (note_instead(reinterpret_cast<const void*>(kernel))) return cudaSuccess;
   return run(*config, [=] { kernel(params); });
 }
 

@@ -98,7 +98,7 @@ cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& b
   return cudaSuccess;
 }
 
-bool is_only_noted(const void* kernel) {
+bool note_instead(const void* kernel) {
   const char* const file = std::getenv("DHP_EMULATED_LAUNCHES");
   if (file == nullptr) return false;
   Dl_info found{};
