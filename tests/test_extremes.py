@@ -1,6 +1,7 @@
 """Rare but allowed: one axis far larger than the others, lengths of 64 bits, the less common loops of JAX."""
 
 import functools
+import itertools
 
 import cases
 import jax
@@ -85,6 +86,58 @@ class LengthTest(parameterized.TestCase):
         no_limit = np.array([2**31 - 1, 2**31 - 1, 0], np.int32)
         out = attend(arguments | {"key_value_seq_lengths": lengths})
         assert_same_bits(out, attend(arguments | {"key_value_seq_lengths": no_limit}))
+
+
+_AMPLITUDES = np.geomspace(2**10, 2**15.5, 15)  # of query and key: exponents from 2^23 to 2^36 with 64 channels
+_LOWEST = float(np.finfo(np.float32).min)
+_BIASES = (
+    *((1.8e8, 1.9e8), (1.48e9, 1.49e9), (1.35e8, 1.9e8), (0.8e38, 1e38), (0.0, 1e9), (1e38, -_LOWEST)),
+    *((-1.8e8, -1.9e8), (-1.48e9, -1.49e9), (-1.35e8, -1.9e8), (-0.8e38, -1e38), (0.0, -1e9), (0.0, _LOWEST)),
+)
+
+
+@parameterized.named_parameters(
+    (f"{dtype}_{channels}_{num_queries}", dtype, channels, num_queries)
+    for dtype, channels, num_queries in itertools.product(cases.DTYPES, (64, 128, 256), (1, 20))
+)
+class LargeScoreTest(parameterized.TestCase):
+    """Scores between which float32 has hardly another: keys of the highest one share the weight, others have none."""
+
+    def _check(self, out, value, takes_part, dtype):
+        for of_batch, takes in zip(np.asarray(out), takes_part, strict=True):
+            expected = np.broadcast_to(np.asarray(value, np.float64)[0, takes].mean(0), of_batch.shape)
+            cases.assert_close(of_batch, expected, cases.tolerance("out", dtype))
+
+    def test_dot_products(self, dtype, channels, num_queries):
+        num_keys, half = 200, jnp.arange(200) % 3 == 0
+        amplitude = jnp.asarray(_AMPLITUDES, dtype)[:, None, None, None]
+        query = jnp.broadcast_to(amplitude, (len(_AMPLITUDES), num_queries, 1, channels))
+        key = jnp.where(half[:, None, None], amplitude / 2, amplitude)
+        key = jnp.broadcast_to(key, (len(_AMPLITUDES), num_keys, 1, channels))
+        value = self._value(num_keys, channels, dtype)
+        out, lse = dhp_jax.dot_product_attention(query, key, jnp.broadcast_to(value, key.shape), return_residual=True)
+        self._check(out, value, [~np.asarray(half)] * len(_AMPLITUDES), dtype)
+        highest = np.asarray(amplitude, np.float64)[:, :, 0] ** 2 * channels**0.5
+        cases.assert_close(lse, np.broadcast_to(highest, lse.shape), 1e-5)
+
+    def test_biases(self, dtype, channels, num_queries):
+        num_keys = 260
+        # Either comes first: kernels go over keys from one end or from the other.
+        biases = np.asarray([pair[::order] for pair in _BIASES for order in (1, -1)], np.float32)
+        bias = np.repeat(biases, num_keys // 2, axis=1)
+        random = np.random.default_rng(1)
+        query, key = (
+            jnp.asarray(random.standard_normal((len(biases), length, 1, channels)), dtype)
+            for length in (num_queries, num_keys)
+        )
+        value = self._value(num_keys, channels, dtype)
+        out = dhp_jax.dot_product_attention(query, key, jnp.broadcast_to(value, key.shape), bias=bias[:, None, None])
+        weighs = np.abs(bias).min(1) > 0  # else scores near 0 have weights of their own
+        self._check(out[weighs], value, (bias == bias.max(1, keepdims=True))[weighs], dtype)
+        assert np.isfinite(np.asarray(out, np.float32)).all()
+
+    def _value(self, num_keys, channels, dtype):
+        return jnp.asarray(np.random.default_rng(0).standard_normal((1, num_keys, 1, channels)), dtype)
 
 
 class UseTest(parameterized.TestCase):

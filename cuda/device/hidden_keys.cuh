@@ -3,8 +3,10 @@
 // They come as copies of key 0, with value rows of 0 (kernels/attention_fwd_real_rows.cuh). So what they
 // score is the score of a key that every row sees: it changes no maximum; and what they weigh changes no
 // weighted sum. Only the sum of weights is left to mend, tile by tile: in a tile that the length cuts all
-// hidden keys weigh what its last one does, and that times their number is taken off; in a tile wholly past
-// the length nothing weighs anything. A tile in which the band hides something looks at every score anyway.
+// hidden keys weigh what its last one does, and that times their number is taken off. Tiles wholly past the
+// length come before it. Where weights are rounded, as they are where a product sums them, equal ones add up
+// without error and leave nothing; else nothing in such a tile weighs anything. A tile in which the band
+// hides something looks at every score anyway.
 
 #pragma once
 
@@ -15,8 +17,10 @@
 
 namespace dhp {
 
-// For the tile at hand of kKeyRows keys.
-template <bool kHasLengths, int kKeyRows>
+inline constexpr int64_t kMostHiddenKeys = 1 << 24;  // more cannot be counted in float32
+
+// For the tile at hand of kKeyRows keys, weights not rounded.
+template <bool kHasLengths, int kKeyRows, bool kAreWeightsRounded>
 class HiddenKeys {
  public:
   //   length  secret; any value is legal
@@ -41,6 +45,35 @@ class HiddenKeys {
 
  private:
   int32_t length_, number_;
+};
+
+// Weights rounded. What of a tile is hidden is counted in tiles, down from the last one: that takes two
+// instructions a tile, none of which converts.
+template <bool kHasLengths, int kKeyRows>
+class HiddenKeys<kHasLengths, kKeyRows, true> {
+ public:
+  __device__ void set_length(int32_t length) { length_ = max(length, 0); }
+  __device__ int32_t length() const { return length_; }
+
+  // Before the tile at `key`; then each one is entered, up to the first.
+  __device__ void begin(int32_t key) {
+    next_ = static_cast<float>(key + kKeyRows - length_) * (1.0f / kKeyRows);
+  }
+  __device__ void enter(int32_t key) {
+    part_ = key < 0 ? 0.0f : __saturatef(next_);
+    next_ -= 1.0f;
+  }
+
+  __device__ float reference(float reference) const { return reference; }
+  // The sum of the last lane of four, which has the tile's last key.
+  __device__ float without(float sum, float last_weight) const {
+    if constexpr (!kHasLengths) return sum;
+    return fmaf(part_ * -kKeyRows, last_weight, sum);
+  }
+
+ private:
+  int32_t length_;
+  float part_, next_;
 };
 
 }  // namespace dhp

@@ -72,7 +72,9 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
     }
   } else {
     if constexpr (Tiles::kHasProducer) ptx::take_registers<Tiles::kConsumerRegisters>();
-    GroupAttention<Config>(params, supply, item, warp).run();
+    // Without overlap nvcc would take the copying warps' parameters to lie anywhere in memory.
+    const Supply<Tiles> own(params, sBegin);
+    GroupAttention<Config>(params, Tiles::kOverlaps ? supply : own, item, warp).run();
   }
 }
 

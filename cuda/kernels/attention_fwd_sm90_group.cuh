@@ -2,8 +2,11 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "device/band.cuh"
 #include "device/band_bits.cuh"
+#include "device/finished_softmax.cuh"
 #include "device/fused_softmax.cuh"
 #include "device/hidden_keys.cuh"
 #include "device/rows.cuh"
@@ -20,7 +23,7 @@ template <typename Config>
 class GroupAttention {
  public:
   using Tiles = HopperForwardTiles<Config>;
-  using Softmax = FusedSoftmaxOf<Config::kHasScoreOperands>;
+  using Softmax = std::conditional_t<Config::kHasScoreOperands, FinishedSoftmax, FusedSoftmax>;
   static constexpr DType kDType = Tiles::kDType;
 
   __device__ GroupAttention(const HopperForwardParams& params, const Supply<Tiles>& supply,
@@ -33,10 +36,8 @@ class GroupAttention {
         softmax_(exponent_scale()) {}
 
   __device__ void run() {
-    if constexpr (Tiles::kChainsItems) {
+    if constexpr (Tiles::kOverlaps) {
       run_overlapping();
-    } else if constexpr (Tiles::kOverlaps) {
-      run_overlapping_in_items();
     } else {
       run_in_turn();
     }
@@ -52,6 +53,7 @@ class GroupAttention {
       const Range own = own_tiles();
       skip(item_.begin, own.begin);
       int n = own.begin;
+      if constexpr (Tiles::kHasLengths) hidden_.begin(item_.key(n));
       for (; at_head(n < own.end); ++n) {
         start_scores(n);
         refill(n);
@@ -120,27 +122,6 @@ class GroupAttention {
       if (!item_.exists(params_)) skip(n + 1, done.end);
     }
     if constexpr (Tiles::kStoresByCopy) ptx::wait_for_stores();
-  }
-  // One item after the other, where registers are short.
-  __device__ void run_overlapping_in_items() {
-    for (; at_head(item_.exists(params_)); item_ = next_item()) {
-      begin_item();
-      wait_for_query();
-      const Range own = own_tiles();
-      skip(item_.begin, own.begin);
-      int n = own.begin;
-      if (own.begin == own.end) {
-        load_next_query();
-      } else {
-        start_scores(n);
-        finish_first_scores(n, own.end);
-        add_tiles(n, own.end);
-        start_output(n);
-        finish_output(n++);
-      }
-      skip(n, item_.end);
-      store(item_);
-    }
   }
   // From where P of tile n is there to where that of the last tile is.
   __device__ void add_tiles(int& n, int end) {
@@ -285,7 +266,7 @@ class GroupAttention {
     ptx::fence_products();
     // Where the code is there more than once, ptxas would keep the descriptors of the query rows in ordinary
     // registers from one to the next, and move them in every tile.
-    const int group = Tiles::kChainsItems ? ptx::opaque(group_) : group_;
+    const int group = Tiles::kOverlaps ? ptx::opaque(group_) : group_;
     start_rows_by_rows<kDType, Tiles::kChannels, kGroupRows>(
         scores_[0], SharedOperand::by_rows(Tiles::operand(supply_.query_rows(group, item_.round))),
         SharedOperand::by_rows(Tiles::operand(sKeys)));
@@ -332,7 +313,7 @@ class GroupAttention {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& score = scores_[0][tile][i];
-        score = ct_exp2(fmaf(score, factors_[i / 2], -reference[i / 2]));
+        score = Softmax::weight(score, factors_[i / 2], reference[i / 2]);
         if constexpr (!Tiles::kHasOnes) tile_sum[i / 2] += score;
       }
     }
@@ -348,8 +329,8 @@ class GroupAttention {
     }
   }
   __device__ void exponentiate() {
-    const float reference[kStripRows] = {hidden_.reference(softmax_.reference[0]),
-                                         hidden_.reference(softmax_.reference[1])};
+    const float reference[kStripRows] = {hidden_.reference(softmax_.reference_of(0)),
+                                         hidden_.reference(softmax_.reference_of(1))};
     float tile_sum[kStripRows] = {};
 #pragma unroll
     for (int k = 0; k < Tiles::kDepth; ++k) exponentiate(k, tile_sum, reference);
@@ -375,8 +356,8 @@ class GroupAttention {
   // every part waits for the one before, so that ptxas puts the multiplications of the output between
   // exponentials instead of all multiply-adds before them.
   __device__ void weigh(bool is_first) {
-    float reference[kStripRows] = {hidden_.reference(softmax_.reference[0]),
-                                   hidden_.reference(softmax_.reference[1])};
+    float reference[kStripRows] = {hidden_.reference(softmax_.reference_of(0)),
+                                   hidden_.reference(softmax_.reference_of(1))};
     float tile_sum[kStripRows] = {};
 #pragma unroll
     for (int k = 0; k < Tiles::kDepth; ++k) {
@@ -412,7 +393,7 @@ class GroupAttention {
   int group_;
   int warp_;
   Softmax softmax_;
-  HiddenKeys<Tiles::kHasLengths, Tiles::kKeyRows> hidden_;
+  HiddenKeys<Tiles::kHasLengths, Tiles::kKeyRows, Tiles::kHasOnes> hidden_;
   float factors_[kStripRows], rescale_[kStripRows];  // of the tile at hand
   StripSums<1, Tiles::kKeyTiles> scores_;
   Fragment p_[Tiles::kDepth];

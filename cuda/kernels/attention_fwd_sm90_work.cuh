@@ -24,28 +24,31 @@ struct HopperForwardTiles {
   static constexpr int kBlocks = kIsSplit ? BlockMerge::kBlocks : 1;  // that share an item: a cluster
   static constexpr int kColumns = (kChannels + kBoxChannels - 1) / kBoxChannels;  // of 64 channels
   static constexpr int kRowBytes = kColumns * kBoxRowBytes;                       // in shared memory
-  // As many warpgroups as the registers of an SM allow; what is measured is in DECISIONS.
-  static constexpr bool kHasProducer = kChannels > 64 || Config::kHasScoreOperands;
-  static constexpr int kGroups = kHasProducer ? 2 : 4;
-  static constexpr bool kOverlaps = kHasProducer;
+  static constexpr bool kHasOperands = Config::kHasScoreOperands;
+  static constexpr bool kHasMediumTiles = kHasBand || Config::kHasFewKeys;
+  // Four warpgroups of 64 channels fit the registers of an SM, or three of 96; what is measured is in
+  // DECISIONS.
+  static constexpr bool kHasProducer = kChannels > 64 || kHasOperands;
+  static constexpr bool kIsThree = kChannels == 96 && kHasMediumTiles;
+  static constexpr int kGroups = !kHasProducer ? 4 : kIsThree ? 3 : 2;
+  // Whether the scores of the next tile are under way beside P . value, where registers allow.
+  static constexpr bool kOverlaps = kGroups == 2 && !(kChannels == 256 && kHasOperands);
   // Whether P . value runs beside the exponentials of the next tile, too. What is measured is in DECISIONS.
-  static constexpr bool kDefersOutput = kChannels == 256 && kHasBand && !Config::kHasScoreOperands;
-  static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+  static constexpr bool kDefersOutput = kChannels == 256 && kHasBand && !kHasOperands;
+  static constexpr int kProducerRegisters = 24, kConsumerRegisters = kIsThree ? 160 : 240;
   static constexpr int kKeyWarp =
       (kGroups - !kHasProducer) * kGroupWarps;  // copies keys, the next one values
   static constexpr int kThreads = (kGroups + kHasProducer) * kGroupThreads;
   static constexpr int kQueryRows = kGroups * kGroupRows;
   // Large tiles need less energy; of smaller ones, where there are few keys, more are on their way at a time.
   // Score operands take registers.
-  static constexpr bool kHasOperands = Config::kHasScoreOperands;
-  static constexpr bool kHasMediumTiles = kHasBand || Config::kHasFewKeys;
   static constexpr int kKeyRows = kChannels == 256 || kHasOperands     ? 80
                                   : kChannels == 192                   ? 112
                                   : kChannels == 64 || kHasMediumTiles ? 128
                                                                        : 176;
   static constexpr int kKeyStages = kChannels > 128                   ? 2
                                     : kChannels == 64 || kHasOperands ? 4
-                                    : kHasMediumTiles                 ? 3
+                                    : kHasMediumTiles && !kIsThree    ? 3
                                                                       : 2;
   // Query rows of two items and five tiles of 128 keys fill the shared memory.
   static constexpr int kValueStages = kKeyStages == 3 ? 2 : kKeyStages;
@@ -66,9 +69,7 @@ struct HopperForwardTiles {
       2 * kGroups * kQueryBytes + kAllTilesBytes <= 224 * 1024 && !kIsSplit;
   // Whether rows are stored while the next item's first scores are under way, or while its query rows come.
   static constexpr bool kStoresBehindScores = kLoadsQueryEarly || kHasBand;
-  // Or neither, where registers are short.
-  static constexpr bool kChainsItems = kOverlaps && (kLoadsQueryEarly || !kHasOperands);
-  static constexpr int kLeastTiles = kChainsItems ? 1 : 0;  // of an item, and of a warpgroup's: seen or not
+  static constexpr int kLeastTiles = kOverlaps ? 1 : 0;  // of an item, and of a warpgroup's: seen or not
   // With query rows early, the rows of an item are stored from where its own were.
   static constexpr bool kStoresByCopy = kLoadsQueryEarly && kOverlaps;
   static constexpr int kQueryPlaces = kLoadsQueryEarly ? 2 : 1;

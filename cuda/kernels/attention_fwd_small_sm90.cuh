@@ -289,7 +289,7 @@ class SmallAttention {
 #pragma unroll
         for (int place = 0; place < 4; ++place) {
           float& score = scores[tile][place];
-          score = ct_exp2(fmaf(score, factors_[place / 2], -softmax_.reference[place / 2]));
+          score = FusedSoftmax::weight(score, factors_[place / 2], softmax_.reference_of(place / 2));
           softmax_.sum[place / 2] += score;
         }
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "device/hidden_keys.cuh"
 #include "kernels/attention_fwd_real_rows.cuh"
 #include "kernels/attention_fwd_sm90.cuh"
 #include "launch/checks.h"
@@ -139,7 +140,8 @@ LaunchStatus launch_channels(const char* stem, const ForwardParams& params, void
 // Past a true length key 0 stands in for the others: it must be one that every row sees which sees any.
 bool are_lengths_alone(const Problem& problem) {
   return problem.bias.data == nullptr && problem.mask.data == nullptr && problem.scale > 0 &&
-         (problem.key_value_lengths.data == nullptr || problem.band.left >= problem.shape.T - 1);
+         (problem.key_value_lengths.data == nullptr ||
+          (problem.band.left >= problem.shape.T - 1 && problem.shape.S <= kMostHiddenKeys));
 }
 
 template <DType dtype>

@@ -157,6 +157,7 @@ template <typename T>
 T __shfl_sync(uint32_t, T value, int lane) {
   return ::emulator::shuffle(value, lane);
 }
+inline float __saturatef(float value) { return value > 0.0f ? std::fmin(value, 1.0f) : 0.0f; }  // NaN gives 0
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
