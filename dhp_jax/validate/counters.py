@@ -47,6 +47,8 @@ RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)  # it counts waits; 
 _KERNELS = "^attention_"
 _EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
 _AT_ONCE = 8  # processes: ncu lets one of them measure while others start and compile
+_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(BRA `\(\S+\) )?")  # the second: a jump that is always taken
+_LABEL = re.compile(r"([^\s:/]+):\s*")
 _DTYPES = ("float32", "bfloat16", "float16")  # as the names of kernels count them
 
 
@@ -324,25 +326,59 @@ def waiting_loops() -> dict[str, frozenset[int]]:
         for branch in report.branches
         if report.architecture == architecture and branch.sort == "wait"
     ]
-    labels = _labels(library.read_bytes(), architecture, {symbol for symbol, _ in waits}) if waits else {}
-    return loops(waits, labels)
+    places = _places(library.read_bytes(), architecture, {symbol for symbol, _ in waits}) if waits else {}
+    return loops(waits, places)
 
 
-def loops(waits: Iterable[tuple[str, Branch]], labels: Mapping[str, Mapping[str, int]]) -> dict[str, frozenset[int]]:
-    """From the label that each branch goes back to, to the branch itself, 16 bytes an instruction; by kernel."""
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Addresses in the code of one kernel: of its labels, and of the jumps that are always taken."""
+
+    labels: Mapping[str, int]
+    jumps: Set[int]
+
+
+def loops(waits: Iterable[tuple[str, Branch]], places: Mapping[str, Places]) -> dict[str, frozenset[int]]:
+    """From the label that each branch goes back to, to the branch itself, 16 bytes an instruction; by kernel.
+
+    Code that only a jump can reach, when a first look found nothing to go on with, runs as often as that happens: of
+    such a loop the jump that leads back is part.
+    """
     found: dict[str, frozenset[int]] = {}
     for kernel, branch in waits:
         target = re.search(r"`\((\S+)\)", branch.instruction)
-        begin = labels.get(kernel, {}).get(target[1]) if target else None
-        if begin is not None and begin <= branch.address:
-            found[kernel] = found.get(kernel, frozenset()) | frozenset(range(begin, branch.address + 16, 16))
+        own = places.get(kernel)
+        begin = own.labels.get(target[1]) if own and target else None
+        if own is None or begin is None or begin > branch.address:
+            continue
+        end = branch.address + 16
+        if {begin - 16, end} <= own.jumps:
+            end += 16
+        found[kernel] = found.get(kernel, frozenset()) | frozenset(range(begin, end, 16))
     return found
 
 
-def _labels(library: bytes, architecture: str, symbols: Set[str]) -> dict[str, Mapping[str, int]]:
+def _places(library: bytes, architecture: str, symbols: Set[str]) -> dict[str, Places]:
     ours = [data for data in image.cubins(library) if cubins.architecture(data) == architecture]
+    ours = [data for data in ours if any(symbol.encode() in data for symbol in symbols)]  # to disassemble takes long
     try:
         kernels = [kernel for data in ours for kernel in cubins.unread(data)]
-        return {k.kernel.symbol: k.read().listing.labels for k in kernels if k.kernel.symbol in symbols}
     except UnverifiableError:
         return {}
+    return {k.kernel.symbol: places(k.section.lines) for k in kernels if k.kernel.symbol in symbols}
+
+
+def places(listing: Iterable[str]) -> Places:
+    """From what nvdisasm writes, of which no more is read: the proof takes a minute to read all of it."""
+    labels: dict[str, int] = {}
+    jumps = set()
+    end = 0
+    for line in listing:
+        if match := _INSTRUCTION.match(line):
+            address = int(match[1], 16)
+            end = address + 16
+            if match[2]:
+                jumps.add(address)
+        elif match := _LABEL.fullmatch(line):
+            labels[match[1]] = end
+    return Places(labels, jumps)

@@ -115,9 +115,35 @@ class JudgeTest(parameterized.TestCase):
     def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
         back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
         ahead = report.Branch(32, "@P0 BRA `(.L_x_9)", "wait", None)
-        labels = {_KERNEL: {".L_x_4": 64, ".L_x_9": 160}}
-        assert counters.loops([(_KERNEL, back), (_KERNEL, ahead)], labels) == {_KERNEL: {64, 80, 96}}
-        assert counters.loops([("another", back)], labels) == {}
+        places = {_KERNEL: counters.Places({".L_x_4": 64, ".L_x_9": 160}, frozenset())}
+        assert counters.loops([(_KERNEL, back), (_KERNEL, ahead)], places) == {_KERNEL: {64, 80, 96}}
+        assert counters.loops([("another", back)], places) == {}
+
+    @parameterized.parameters(
+        ({48, 112}, {64, 80, 96, 112}),  # between jumps: only a first look that failed leads there
+        ({112}, {64, 80, 96}),  # what comes before falls into it: the jump behind it runs in any case
+        ({48}, {64, 80, 96}),
+    )
+    def test_a_loop_out_of_line_has_the_jump_that_leads_back(self, jumps, expected):
+        back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
+        places = {_KERNEL: counters.Places({".L_x_4": 64}, jumps)}
+        assert counters.loops([(_KERNEL, back)], places) == {_KERNEL: expected}
+
+    def test_places_are_those_of_a_listing(self):
+        listing = (
+            ".text.kernel:",
+            "        /*0000*/                   BRA `(.L_x_1) ;   /* 0x0000000000047947 */",
+            "                                                     /* 0x000fea0003800000 */",
+            '        //## File "kernel.cu", line 7',
+            ".L_x_0:",
+            "        /*0010*/              @!P0 BRA `(.L_x_0) ;   /* 0x00000000001c8947 */",
+            "                                                     /* 0x000fea0003800000 */",
+            "        /*0020*/              @!P1 BRA P2, `(.L_x_0) ;   /* 0x00000000001c8947 */",
+            "                                                     /* 0x000fea0003800000 */",
+            ".L_x_1:",
+            "        /*0030*/                   EXIT ;            /* 0x000000000000794d */",
+        )
+        assert counters.places(listing) == counters.Places({".text.kernel": 0, ".L_x_0": 16, ".L_x_1": 48}, {0})
 
     def test_a_run_without_equal_inputs_is_refused(self):
         with pytest.raises(ValueError, match="needs two runs with equal inputs"):
