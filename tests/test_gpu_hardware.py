@@ -4,7 +4,6 @@ import hashlib
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 
 import jax
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from programs import LENGTHS, arrays, attend_and_differentiate, some, with_cotangent
+
+from dhp_jax.validate.child import python
 
 pytestmark = pytest.mark.gpu
 
@@ -34,7 +35,7 @@ def _child(program, **environment):
     """Starts a Python process that can import the test modules."""
     path = os.pathsep.join([str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-c", program],
+        [*python(), "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

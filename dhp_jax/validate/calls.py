@@ -22,10 +22,14 @@ from dhp_jax.validate import sorts
 from dhp_jax.validate.sorts import FLOATING, Arrays
 
 OPERANDS = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths")
+DTYPES = ("float32", "bfloat16", "float16")
 _CHANNELS = (64, 128, 256)  # up to each of them, kernels are instances of their own
 _BETWEEN = (96, 192)  # the same for plain scores on compute capability 9.0
 _MANY_KEYS = 2100  # more than kFewKeys of cuda/launch/launch_sm90.cu, and than attention_fwd_small_sm90 takes
 _MANY_HEADS = 40  # with the sizes of a Call, more blocks than attention_fwd_small_sm90 takes on any GPU
+_GROUP = 5  # query heads to a key/value head of them
+_SORTS = 6  # batch elements: of lengths one has each sort, and with two key/value heads of values
+_FEW_BLOCKS = 3  # batch elements with which attention_fwd_small_sm90 takes a call on any Hopper GPU
 _FEW_TOKENS = 3  # attention_fwd_decode_sm90 takes them; with _CACHE keys in parts
 _CACHE = 1000
 
@@ -95,8 +99,8 @@ class Call:
         """Sorts that are there at once, such as "zeros+ones+huge+one-hot", so that few runs have had all.
 
         Some are of values, each the sort of one key/value head and of the query heads that share it, batch element by
-        batch element, and of a head of bias; some of lengths and some of masks, each that of one batch element. A
-        block works on one head of one batch element at a time, so what it meets is pure.
+        batch element, and those that change the bias each of heads of it; some of lengths and some of masks, each that
+        of one batch element. A block works on one head of one batch element at a time, so what it meets is pure.
         """
         of_values, of_lengths, of_masks = self._sorts()
         kinds = ((of_values[1:], self.B * self.K), (of_lengths, self.B), (of_masks, self.B))
@@ -117,8 +121,10 @@ class Call:
                     arrays[part][b, :, heads] = own[part][b, :, heads]
                 for part in ("key", "value"):
                     arrays[part][b, :, k] = own[part][b, :, k]
-            for n in range(self.N if self.operands else 0):
-                arrays["bias"][0, n] = pure[n % len(pure)]["bias"][0, n]
+            if self.operands:
+                of_bias = [own["bias"] for own in pure if (own["bias"] != arrays["bias"]).any()]
+                for n in range(self.N if of_bias else 0):
+                    arrays["bias"][0, n] = of_bias[n % len(of_bias)][0, n]
         else:
             for b, own in enumerate(pure):
                 for part in OPERANDS[2:] if names[0] in sorts.OF_LENGTHS else ("mask",):
@@ -173,7 +179,8 @@ class Call:
 
 def calls(dtype: str) -> list[Call]:
     """The calls that together, with those of forward_calls, run every kernel of one dtype."""
-    return [Call(dtype, channels, operands) for channels in _CHANNELS for operands in (False, True)]
+    sizes = ((False, _FEW_BLOCKS), (True, _SORTS))
+    return [Call(dtype, channels, operands, B=B) for channels in _CHANNELS for operands, B in sizes]
 
 
 def forward_calls(dtype: str) -> list[Call]:
@@ -187,22 +194,28 @@ def forward_calls(dtype: str) -> list[Call]:
     if dtype == "float32":
         return []
     forward = functools.partial(Call, dtype, has_gradients=False)
+    many_heads = functools.partial(forward, N=_MANY_HEADS, K=_MANY_HEADS // _GROUP)
     found = []
     for channels in _CHANNELS:
         for is_causal in (False, True):
-            found.append(forward(channels, is_causal=is_causal, N=_MANY_HEADS))
-            found.append(forward(channels, lengths=True, is_causal=is_causal))
-        found += [forward(channels, operands, S=0) for operands in (False, True)]
-        found.append(forward(channels, True, T=_FEW_TOKENS, S=_CACHE))
+            found.append(many_heads(channels, is_causal=is_causal))
+            found.append(forward(channels, lengths=True, is_causal=is_causal, B=_SORTS))
+        found += [forward(channels, operands, S=0, B=_SORTS) for operands in (False, True)]
+        found.append(forward(channels, True, T=_FEW_TOKENS, S=_CACHE, B=_SORTS))
         if channels <= 128:
-            found.append(forward(channels, is_causal=True))
+            found.append(forward(channels, is_causal=True, B=_FEW_BLOCKS))
         if channels == 64:
             found += [forward(channels, is_causal=is_causal, S=_MANY_KEYS) for is_causal in (False, True)]
         if channels == 128:
-            found += [forward(channels, lengths=lengths, S=_MANY_KEYS) for lengths in (False, True)]
+            found += [forward(channels, S=_MANY_KEYS), forward(channels, lengths=True, S=_MANY_KEYS, B=_SORTS)]
     for channels in _BETWEEN:
-        found += [forward(channels, is_causal=is_causal, N=_MANY_HEADS) for is_causal in (False, True)]
+        found += [many_heads(channels, is_causal=is_causal) for is_causal in (False, True)]
     return [*found, forward(_BETWEEN[0], S=_MANY_KEYS)]
+
+
+def every_call() -> list[Call]:
+    """All calls: together they run every kernel."""
+    return [call for dtype in DTYPES for call in (*calls(dtype), *forward_calls(dtype))]
 
 
 def to_text(call: Call) -> str:

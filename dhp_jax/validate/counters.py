@@ -1,8 +1,9 @@
 """Loop 6, gate 1: hardware counters of every kernel are the same whatever the secrets.
 
-A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with every sort of secrets, a
-few at once, each in heads or batch elements of its own, and with random ones several times (A/A). What may be
-concluded:
+A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with every sort of secrets,
+some at once, each in heads or batch elements of its own, and with random ones several times (A/A). It looks twice.
+EXECUTIONS are counted by instructions that Nsight Compute adds to a kernel, in as many processes as there are cores;
+counters of the hardware it reads of one launch at a time. What may be concluded:
 
 * a core counter (CORE, the wavefronts of shared memory that instructions ask for, and the executions of each
   instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
@@ -18,21 +19,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import math
+import os
+import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dhp_jax.validate import _controls, gpu, ncu, proof
-from dhp_jax.validate.calls import Call, calls, forward_calls, to_text
+from dhp_jax.validate.calls import Call, every_call, to_text
 from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.plan import Context
-from dhp_jax.verify import UnverifiableError, image
-from dhp_jax.verify import cubin as cubins
-from dhp_jax.verify.__main__ import installed_library, own_policies
-from dhp_jax.verify.report import Branch
+from dhp_jax.validate.waiting import waiting_loops
 
 # Name of a group -> patterns of metrics; the first pattern that the GPU has any metric of counts.
 CORE: Mapping[str, tuple[str, ...]] = {
@@ -41,15 +40,14 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "LSU requests": (r"l1tex__t_requests_pipe_lsu_mem_global_op_(ld|st)",),
     "LSU sectors": (r"l1tex__t_sectors_pipe_lsu_mem_global_op_(ld|st)",),
 }
-# What else ran, of waiting loops too; how often each instruction did is a core counter.
+# What else ran, of waiting loops too.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)  # it counts waits; WAVEFRONTS is what was asked for
 _KERNELS = "^attention_"
 _EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
-_AT_ONCE = 8  # processes: ncu lets one of them measure while others start and compile
-_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(BRA `\(\S+\) )?")  # the second: a jump that is always taken
-_LABEL = re.compile(r"([^\s:/]+):\s*")
-_DTYPES = ("float32", "bfloat16", "float16")  # as the names of kernels count them
+_AT_ONCE = 8  # processes, of which one measures while others start and compile
+_CALLS = 6  # of one process: a first launch under ncu takes a second longer than others
+_CALLS_AMONG_MANY = 2  # of one process where all measure at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +58,30 @@ class Metrics:
         core: group -> metrics, with suffixes.
         steady: judged where equal inputs agree.
         restless: listed.
+        single: whether the executions of single instructions are read, which count as core.
     """
 
     core: Mapping[str, tuple[str, ...]]
-    steady: tuple[str, ...]
-    restless: tuple[str, ...]
+    steady: tuple[str, ...] = ()
+    restless: tuple[str, ...] = ()
+    single: bool = False
 
     def all(self) -> list[str]:
         """Names to ask for, each once."""
         core = [name for names in self.core.values() for name in names]
-        return list(dict.fromkeys([*core, PER_PC, *self.steady, *self.restless]))
+        return list(dict.fromkeys([*core, *([PER_PC] if self.single else []), *self.steady, *self.restless]))
+
+    @property
+    def of_hardware(self) -> bool:
+        """Whether any is a counter of the hardware: those have a unit in front."""
+        return any("__" in name for name in self.all())
+
+
+EXECUTIONS = Metrics({"shared-memory wavefronts": (WAVEFRONTS,)}, single=True)
 
 
 def metrics(known: Iterable[str]) -> Metrics:
-    """What is read on a GPU that has the metrics `known`, named without suffix."""
+    """What is read of the hardware, on a GPU that has the metrics `known`, named without suffix."""
     names = sorted(known)
 
     def matching(pattern: str) -> tuple[str, ...]:
@@ -83,7 +91,6 @@ def metrics(known: Iterable[str]) -> Metrics:
         group: next((found for pattern in patterns if (found := matching(pattern))), ())
         for group, patterns in CORE.items()
     }
-    core["shared-memory wavefronts"] = (WAVEFRONTS,)
     steady, restless = (tuple(name for pattern in each for name in matching(pattern)) for each in (STEADY, RESTLESS))
     return Metrics(core, steady, restless)
 
@@ -145,7 +152,8 @@ def judge(
         for position in range(times):
             comparison = _Comparison(kernel, its[position::times], secrets, findings, restless)
             comparison.core(read, counted)
-            comparison.instructions((waiting or {}).get(kernel, frozenset()))
+            if read.single:
+                comparison.instructions((waiting or {}).get(kernel, frozenset()))
             comparison.other(read)
     return Judged(frozenset(by_kernel), tuple(findings), frozenset(restless), counted)
 
@@ -241,144 +249,94 @@ def conclude(name: str, judged: Sequence[Judged], read: Metrics, expected: Itera
         return Check(name, Status.FAIL, f"counters depend on secrets: {'; '.join(failed[:5])}", figures)
     if unknown:
         return Check(name, Status.UNKNOWN, f"{len(unknown)} things are not known: {'; '.join(unknown[:5])}", figures)
-    told = f"{len(kernels)} kernels: all core counters and the executions of each instruction agree over all secrets"
+    core = [*read.core, *(["executions of each instruction"] if read.single else [])]
+    told = f"{len(kernels)} kernels: {', '.join(core)} agree over all secrets"
     return Check(name, Status.PASS, told + (f"; noise in {', '.join(restless)}" if restless else ""), figures)
 
 
-def _gate(name: str, dtype: str, context: Context) -> list[Check]:
-    folder = context.folder / "counters"
-    folder.mkdir(parents=True, exist_ok=True)
+def programs(every: Iterable[Call], most: int) -> list[list[Call]]:
+    """Calls that one process runs, at most so many, with the same mixtures: so all have the same runs."""
+    by_mixtures: dict[tuple[str, ...], list[Call]] = collections.defaultdict(list)
+    for call in sorted(every, key=lambda call: (call.has_gradients, call.operands), reverse=True):
+        by_mixtures[call.mixtures()].append(call)
+    return [its[begin : begin + most] for its in by_mixtures.values() for begin in range(0, len(its), most)]
+
+
+def _gate(name: str, read: Metrics, context: Context, at_once: int, most: int) -> list[Check]:
+    def judged(numbered: tuple[int, list[Call]]) -> Judged:
+        number, program = numbered
+        first = program[0].secrets()[0]
+        secrets = [*[first] * _EQUAL, *program[0].mixtures(), first]
+        arguments = ["--calls", *map(to_text, program), "--secrets", ",".join(secrets)]
+        log = _folder(context) / f"{name.replace(' ', '_')}_{number}.csv"
+        launches = ncu.run(arguments, read.all(), _KERNELS, log, alone=read.of_hardware)
+        return judge(launches, secrets, read, waiting.result())
+
     try:
-        read = metrics(ncu.known_metrics())
-        waiting = waiting_loops()
-
-        def judged(call: Call) -> Judged:
-            first = call.secrets()[0]
-            secrets = [*[first] * _EQUAL, *call.mixtures(), first]
-            log = folder / f"{call.name}.csv"
-            launches = ncu.run(["--call", to_text(call), "--secrets", ",".join(secrets)], read.all(), _KERNELS, log)
-            return judge(launches, secrets, read, waiting)
-
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(judged, [*calls(dtype), *forward_calls(dtype)]))
-        return [conclude(name, found, read, _kernels_of(dtype))]
+        ncu.tool()
+        with ThreadPoolExecutor(at_once + 1) as pool:
+            waiting = pool.submit(waiting_loops) if read.single else pool.submit(dict)
+            found = list(pool.map(judged, enumerate(programs(every_call(), most))))
+        return [conclude(name, found, read, proof.names(gpu.architecture()))]
     except NoCountersError as reason:
         return [Check(name, Status.SKIPPED, str(reason))]
     except CountersError as problem:
         return [Check(name, Status.UNKNOWN, str(problem))]
 
 
-def float32(context: Context) -> list[Check]:
-    """Kernels of float32."""
-    return _gate("gate 1 float32", "float32", context)
+def _folder(context: Context) -> pathlib.Path:
+    folder = context.folder / "counters"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def bfloat16(context: Context) -> list[Check]:
-    """Kernels of bfloat16."""
-    return _gate("gate 1 bfloat16", "bfloat16", context)
+def executions(context: Context) -> list[Check]:
+    """How often each instruction of every kernel ran, and what it asked of shared memory."""
+    return _gate("gate 1 executions", EXECUTIONS, context, os.cpu_count() or 1, _CALLS_AMONG_MANY)
 
 
-def float16(context: Context) -> list[Check]:
-    """Kernels of float16."""
-    return _gate("gate 1 float16", "float16", context)
+def hardware(context: Context) -> list[Check]:
+    """Counters of the hardware, of every kernel."""
+    name = "gate 1 counters"
+    try:
+        read = metrics(ncu.known_metrics())
+    except NoCountersError as reason:
+        return [Check(name, Status.SKIPPED, str(reason))]
+    except CountersError as problem:
+        return [Check(name, Status.UNKNOWN, str(problem))]
+    return _gate(name, read, context, _AT_ONCE, _CALLS)
 
 
 def controls(context: Context) -> list[Check]:
-    """A kernel that stops at a secret length must fail."""
+    """A kernel that stops at a secret length must fail, by the executions and by the counters of the hardware."""
     name = "gate 1 control"
     if reason := _controls.objection():
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
-    folder = context.folder / "counters"
-    folder.mkdir(parents=True, exist_ok=True)
     secrets = ["length 1024"] * _EQUAL + ["length 256", "length 1024"]
+    arguments = ["--control", "leak", "--secrets", ",".join(secrets)]
+    found = {}
     try:
-        read = metrics(ncu.known_metrics())
-        arguments = ["--control", "leak", "--secrets", ",".join(secrets)]
-        judged = judge(ncu.run(arguments, read.all(), "^control_leak", folder / "control.csv"), secrets, read)
+        for kind, read in (("executions", EXECUTIONS), ("counters", metrics(ncu.known_metrics()))):
+            log = _folder(context) / f"control_{kind}.csv"
+            launches = ncu.run(arguments, read.all(), "^control_leak", log, alone=read.of_hardware)
+            found[kind] = judge(launches, secrets, read)
     except NoCountersError as reason:
         return [Check(name, Status.SKIPPED, str(reason), is_control=True)]
     except CountersError as problem:
         return [Check(name, Status.UNKNOWN, str(problem), is_control=True)]
-    return [judge_control(judged)]
+    return [judge_control(found)]
 
 
-def judge_control(judged: Judged) -> Check:
-    """Whether the leak was seen."""
-    told = [finding.text for finding in judged.findings if finding.status is Status.FAIL]
-    seen = f"a kernel that stops at a length was seen by: {'; '.join(told)}"
-    return control("gate 1 control", bool(told), seen if told else "a kernel that stops at a length was not seen")
-
-
-def _kernels_of(dtype: str) -> list[str]:
-    """The installed kernels of a dtype for this GPU, by the number that it has in their names."""
-    return [name for name in proof.names(gpu.architecture()) if f"DTypeE{_DTYPES.index(dtype)}E" in name]
-
-
-@functools.cache
-def waiting_loops() -> dict[str, frozenset[int]]:
-    """Addresses of the instructions in loops that wait for the hardware, by kernel; none where nvdisasm is missing."""
-    if proof.objection():
-        return {}
-    library, architecture = installed_library(), gpu.architecture()
-    waits = [
-        (report.symbol, branch)
-        for report in proof.reports(library, own_policies(), fresh=False)
-        for branch in report.branches
-        if report.architecture == architecture and branch.sort == "wait"
-    ]
-    places = _places(library.read_bytes(), architecture, {symbol for symbol, _ in waits}) if waits else {}
-    return loops(waits, places)
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Addresses in the code of one kernel: of its labels, and of the jumps that are always taken."""
-
-    labels: Mapping[str, int]
-    jumps: Set[int]
-
-
-def loops(waits: Iterable[tuple[str, Branch]], places: Mapping[str, Places]) -> dict[str, frozenset[int]]:
-    """From the label that each branch goes back to, to the branch itself, 16 bytes an instruction; by kernel.
-
-    Code that only a jump can reach, when a first look found nothing to go on with, runs as often as that happens: of
-    such a loop the jump that leads back is part.
-    """
-    found: dict[str, frozenset[int]] = {}
-    for kernel, branch in waits:
-        target = re.search(r"`\((\S+)\)", branch.instruction)
-        own = places.get(kernel)
-        begin = own.labels.get(target[1]) if own and target else None
-        if own is None or begin is None or begin > branch.address:
-            continue
-        end = branch.address + 16
-        if {begin - 16, end} <= own.jumps:
-            end += 16
-        found[kernel] = found.get(kernel, frozenset()) | frozenset(range(begin, end, 16))
-    return found
-
-
-def _places(library: bytes, architecture: str, symbols: Set[str]) -> dict[str, Places]:
-    ours = [data for data in image.cubins(library) if cubins.architecture(data) == architecture]
-    ours = [data for data in ours if any(symbol.encode() in data for symbol in symbols)]  # to disassemble takes long
-    try:
-        kernels = [kernel for data in ours for kernel in cubins.unread(data)]
-    except UnverifiableError:
-        return {}
-    return {k.kernel.symbol: places(k.section.lines) for k in kernels if k.kernel.symbol in symbols}
-
-
-def places(listing: Iterable[str]) -> Places:
-    """From what nvdisasm writes, of which no more is read: the proof takes a minute to read all of it."""
-    labels: dict[str, int] = {}
-    jumps = set()
-    end = 0
-    for line in listing:
-        if match := _INSTRUCTION.match(line):
-            address = int(match[1], 16)
-            end = address + 16
-            if match[2]:
-                jumps.add(address)
-        elif match := _LABEL.fullmatch(line):
-            labels[match[1]] = end
-    return Places(labels, jumps)
+def judge_control(found: Mapping[str, Judged]) -> Check:
+    """Whether each of the two ways to look saw the leak."""
+    told = {
+        kind: [finding.text for finding in judged.findings if finding.status is Status.FAIL]
+        for kind, judged in found.items()
+    }
+    blind = [kind for kind, texts in told.items() if not texts]
+    seen = "; ".join(text for texts in told.values() for text in texts)
+    if blind:
+        return control(
+            "gate 1 control", False, f"a kernel that stops at a length was not seen by {' and '.join(blind)}"
+        )
+    return control("gate 1 control", True, f"a kernel that stops at a length was seen by: {seen}")

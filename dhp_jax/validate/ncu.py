@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from dhp_jax.validate.child import python
@@ -66,7 +67,9 @@ def known_metrics() -> frozenset[str]:
     return names
 
 
-def run(arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pathlib.Path) -> list[Launch]:
+def run(
+    arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pathlib.Path, *, alone: bool
+) -> list[Launch]:
     """Runs `python -m dhp_jax.validate._one` under ncu; its launches, in order.
 
     Args:
@@ -74,6 +77,8 @@ def run(arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pat
         metrics: to collect, with suffixes.
         kernels: a regular expression that the base name of a kernel must match.
         log: where ncu writes what it measured; kept.
+        alone: whether other processes that ncu looks at wait while it measures a launch of this one, as counters of the
+            hardware need. It has a lock for that in the folder for temporary files.
 
     Raises:
         NoCountersError: ncu is missing or has no permission.
@@ -88,10 +93,9 @@ def run(arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pat
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
     environment = {**os.environ, "XLA_FLAGS": flags.strip(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     log.unlink(missing_ok=True)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise CountersError(f"ncu did not end within {_SECONDS} s") from None
+    with tempfile.TemporaryDirectory() as own:
+        environment |= {} if alone else {"TMPDIR": own}
+        done = _run(command, environment)
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     said = text + done.stdout + done.stderr
     if _NO_PERMISSION in said:
@@ -99,6 +103,13 @@ def run(arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pat
     if done.returncode:
         raise CountersError(f"ncu ended with status {done.returncode}: {said[-400:]!r}")
     return parse(text)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise CountersError(f"ncu did not end within {_SECONDS} s") from None
 
 
 def _no_permission() -> str:

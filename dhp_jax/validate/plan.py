@@ -59,7 +59,6 @@ LOOPS = {1: "Analyze", 2: "Build", 3: "Validate", 4: "Benchmark", 5: "Optimize",
 SECONDS = 480  # that a loop may take; a child that takes longer is ended, and its part fails
 
 _SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
-_COUNTED = ("float32", "bfloat16", "float16")
 
 PARTS = (
     Part(1, "machine", "analyze:machine_facts", ("machine",)),
@@ -81,10 +80,8 @@ PARTS = (
     Part(6, "memory", "memory:run", ("memory",)),
     Part(6, "sanitizers", "sanitize:run", _SANITIZERS, needs_gpu=True, in_quick=False),
     Part(6, "gate 1 control", "counters:controls", ("gate 1 control",), needs_gpu=True, is_control=True),
-    *(
-        Part(6, f"gate 1 {dtype}", f"counters:{dtype}", (f"gate 1 {dtype}",), needs_gpu=True, in_quick=False)
-        for dtype in _COUNTED
-    ),
+    Part(6, "gate 1 executions", "counters:executions", ("gate 1 executions",), needs_gpu=True, in_quick=False),
+    Part(6, "gate 1 counters", "counters:hardware", ("gate 1 counters",), needs_gpu=True, in_quick=False),
 )
 
 

@@ -39,5 +39,5 @@ def _roofline(figures: dict[str, Any]) -> Iterator[str]:
     intensities = [kernel["FLOP per byte"] for kernel in kernels]
     low, high, ridge = min(*intensities, 8.0), max(*intensities, 4096.0), peak / bandwidth
     roof = Line("roof", [(low, bandwidth * low), (ridge, peak), (high, peak)], dashed=True)
-    points = [Line(k["name"][:24], [(k["FLOP per byte"], k["TFLOP/s"])], marks_only=True) for k in kernels]
+    points = [Line(k["name"], [(k["FLOP per byte"], k["TFLOP/s"])], marks_only=True) for k in kernels]
     yield svg.chart("Roofline", "FLOP per byte of DRAM", "TFLOP/s", [roof, *points], log_x=True, log_y=True)

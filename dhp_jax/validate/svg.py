@@ -15,6 +15,7 @@ Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 720, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 40, 48
+_KEY = 36  # from the right axis to a name in the legend
 _LETTER = 7  # width, at most, of most letters
 _COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#525252", "#0e7490", "#a16207")
 
@@ -63,9 +64,10 @@ def chart(
     points = [point for line in lines for point in line.points]
     if not points:
         return ""
-    across = _axis([p[0] for p in points], _LEFT, _WIDTH - _RIGHT, log_x, False)
+    right = _WIDTH - max(_RIGHT, _KEY + _LETTER * max(len(line.name) for line in lines))
+    across = _axis([p[0] for p in points], _LEFT, right, log_x, False)
     up = _axis([p[1] for p in points], _HEIGHT - _BOTTOM, _TOP, log_y, zero)
-    parts = [*_frame(title, x, y), *_scales(across, up)]
+    parts = [*_frame(title, x, y, right), *_scales(across, up)]
     for index, line in enumerate(lines):
         parts += _drawn(line, index, across, up)
     return _svg(parts)
@@ -110,11 +112,11 @@ def _axis(values: Sequence[float], begin: float, end: float, logarithmic: bool, 
     return _Axis(0.0 if zero and low >= 0 else low - margin, high + margin, begin, end, False)
 
 
-def _frame(title: str, x: str, y: str) -> list[str]:
+def _frame(title: str, x: str, y: str, right: float) -> list[str]:
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     return [
         _text(12, 22, title, size=15, weight="600"),
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x, anchor="middle"),
+        _text((_LEFT + right) / 2, _HEIGHT - 10, x, anchor="middle"),
         f'<g transform="rotate(-90 16 {middle})">{_text(16, middle, y, anchor="middle")}</g>',
     ]
 
@@ -127,7 +129,7 @@ def _scales(across: _Axis, up: _Axis) -> list[str]:
         parts.append(_text(place, _HEIGHT - _BOTTOM + 16, _number(tick), anchor="middle"))
     for tick in up.ticks():
         place = up.at(tick)
-        parts.append(f'<path d="M{_LEFT} {place:.1f}H{_WIDTH - _RIGHT}" stroke="#e5e5e5"/>')
+        parts.append(f'<path d="M{_LEFT} {place:.1f}H{across.end}" stroke="#e5e5e5"/>')
         parts.append(_text(_LEFT - 6, place + 4, _number(tick), anchor="end"))
     return parts
 
@@ -141,8 +143,8 @@ def _drawn(line: Line, index: int, across: _Axis, up: _Axis) -> list[str]:
     if not line.dashed:
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places]
     key = _TOP + 18 * index
-    parts.append(f'<path d="M{_WIDTH - _RIGHT + 12} {key}h18" stroke="{color}" stroke-width="3"{dash}/>')
-    return [*parts, _text(_WIDTH - _RIGHT + 36, key + 4, line.name)]
+    parts.append(f'<path d="M{across.end + 12} {key}h18" stroke="{color}" stroke-width="3"{dash}/>')
+    return [*parts, _text(across.end + _KEY, key + 4, line.name)]
 
 
 def _number(value: float) -> str:

@@ -10,10 +10,9 @@ import emulation
 from absl.testing import parameterized
 from nvcc import ROOT
 
-from dhp_jax.validate.calls import calls, forward_calls
+from dhp_jax.validate.calls import DTYPES, calls, forward_calls
 from dhp_jax.validate.child import python
 
-_DTYPES = ("float32", "bfloat16", "float16")
 _MULTIPROCESSORS = ("78", "132")  # of a small Hopper GPU, of a large one
 
 _PROGRAM = """
@@ -38,29 +37,29 @@ def _released(architecture, dtype):
     """Those of the report, for one dtype."""
     report = json.loads((ROOT / "docs" / "verified_kernels.json").read_text(encoding="utf-8"))
     names = {kernel["symbol"] for kernel in report if kernel["architecture"] == architecture}
-    return {name for name in names if f"DTypeE{_DTYPES.index(dtype)}E" in name}
+    return {name for name in names if f"DTypeE{DTYPES.index(dtype)}E" in name}
 
 
 class EveryKernelTest(parameterized.TestCase):
-    @parameterized.product(dtype=_DTYPES, multiprocessors=_MULTIPROCESSORS)
+    @parameterized.product(dtype=DTYPES, multiprocessors=_MULTIPROCESSORS)
     def test_on_compute_capability_9(self, dtype, multiprocessors):
         gpu = {emulation.CAPABILITY: "9", emulation.MULTIPROCESSORS: multiprocessors}
         assert _launched(dtype, **gpu) == _released("sm_90a", dtype)
 
-    @parameterized.parameters(*_DTYPES)
+    @parameterized.parameters(*DTYPES)
     def test_on_compute_capability_8(self, dtype):
         assert _launched(dtype, **{emulation.CAPABILITY: "8"}) == _released("sm_80", dtype)
 
 
 class ArraysTest(parameterized.TestCase):
-    @parameterized.parameters(*_DTYPES)
+    @parameterized.parameters(*DTYPES)
     def test_every_sort_of_secrets_can_be_made_of_every_call(self, dtype):
         for call in [*calls(dtype), *forward_calls(dtype)]:
             for secret in call.secrets():
                 found = {name: array.shape for name, array in call.arrays(secret).items()}
                 assert found == call.shapes, (call.name, secret)
 
-    @parameterized.parameters(*_DTYPES)
+    @parameterized.parameters(*DTYPES)
     def test_names_are_unique(self, dtype):
         names = [call.name for call in [*calls(dtype), *forward_calls(dtype)]]
         assert len(set(names)) == len(names)

@@ -86,9 +86,9 @@ class ReportTest(parameterized.TestCase):
             assert "NOT CLEARED" not in text
 
     def test_what_withholds_clearance_stands_in_every_form(self):
-        for text in self.write(Check("gate 1 float32", Status.UNKNOWN, "noise in <a> counter")).values():
+        for text in self.write(Check("gate 1 counters", Status.UNKNOWN, "noise in <a> counter")).values():
             assert "NOT CLEARED" in text
-            assert "gate 1 float32" in text
+            assert "gate 1 counters" in text
         assert "VOID" in self.write(control("timing control", False, "not seen"))[".md"]
 
     def test_the_page_is_whole_and_loads_nothing(self):
@@ -132,12 +132,12 @@ class ChildTest(parameterized.TestCase):
 
     def test_a_call_runs_with_each_sort_of_secrets(self):
         call = calls.Call("float32", 8, operands=True, B=1, T=5, S=7, N=2, K=1)
-        assert _one.main(["--call", calls.to_text(call), "--secrets", "random,no keys,diagonal mask"]) == 0
+        assert _one.main(["--calls", calls.to_text(call), "--secrets", "random,no keys,diagonal mask"]) == 0
 
     def test_an_unknown_sort_of_secrets_is_an_error(self):
         call = calls.Call("float32", 8, B=1, T=5, S=7, N=2, K=1)
         with pytest.raises(KeyError):
-            _one.main(["--call", calls.to_text(call), "--secrets", "no such sort"])
+            _one.main(["--calls", calls.to_text(call), "--secrets", "no such sort"])
 
 
 class RooflineTest(parameterized.TestCase):

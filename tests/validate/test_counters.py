@@ -12,14 +12,15 @@ from unittest import mock
 import pytest
 from absl.testing import parameterized
 
-from dhp_jax.validate import counters, ncu
+from dhp_jax.validate import counters, ncu, waiting
+from dhp_jax.validate.calls import every_call
 from dhp_jax.validate.counters import Metrics
 from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Status
 from dhp_jax.verify import report
 
 _SECRETS = ["random", "random", "zeros", "no keys", "random"]
-_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("issued.sum",), ("conflicts.sum",))
+_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("issued.sum",), ("conflicts.sum",), True)
 _KERNEL = "_Z13attention_fwd"
 
 
@@ -115,9 +116,9 @@ class JudgeTest(parameterized.TestCase):
     def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
         back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
         ahead = report.Branch(32, "@P0 BRA `(.L_x_9)", "wait", None)
-        places = {_KERNEL: counters.Places({".L_x_4": 64, ".L_x_9": 160}, frozenset())}
-        assert counters.loops([(_KERNEL, back), (_KERNEL, ahead)], places) == {_KERNEL: {64, 80, 96}}
-        assert counters.loops([("another", back)], places) == {}
+        places = {_KERNEL: waiting.Places({".L_x_4": 64, ".L_x_9": 160}, frozenset())}
+        assert waiting.loops([(_KERNEL, back), (_KERNEL, ahead)], places) == {_KERNEL: {64, 80, 96}}
+        assert waiting.loops([("another", back)], places) == {}
 
     @parameterized.parameters(
         ({48, 112}, {64, 80, 96, 112}),  # between jumps: only a first look that failed leads there
@@ -126,8 +127,8 @@ class JudgeTest(parameterized.TestCase):
     )
     def test_a_loop_out_of_line_has_the_jump_that_leads_back(self, jumps, expected):
         back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
-        places = {_KERNEL: counters.Places({".L_x_4": 64}, jumps)}
-        assert counters.loops([(_KERNEL, back)], places) == {_KERNEL: expected}
+        places = {_KERNEL: waiting.Places({".L_x_4": 64}, jumps)}
+        assert waiting.loops([(_KERNEL, back)], places) == {_KERNEL: expected}
 
     def test_places_are_those_of_a_listing(self):
         listing = (
@@ -143,7 +144,7 @@ class JudgeTest(parameterized.TestCase):
             ".L_x_1:",
             "        /*0030*/                   EXIT ;            /* 0x000000000000794d */",
         )
-        assert counters.places(listing) == counters.Places({".text.kernel": 0, ".L_x_0": 16, ".L_x_1": 48}, {0})
+        assert waiting.places(listing) == waiting.Places({".text.kernel": 0, ".L_x_0": 16, ".L_x_1": 48}, {0})
 
     def test_a_run_without_equal_inputs_is_refused(self):
         with pytest.raises(ValueError, match="needs two runs with equal inputs"):
@@ -151,13 +152,23 @@ class JudgeTest(parameterized.TestCase):
 
 
 class ControlTest(parameterized.TestCase):
-    def test_a_leak_is_seen(self):
-        judged = counters.judge(launches(launch(xu=9.0)), _SECRETS, _READ)
-        assert counters.judge_control(judged).status is Status.PASS
+    def judged(self, **seen):
+        """By two ways to look, of which each saw the leak or did not."""
+        return counters.judge_control(
+            {
+                kind: counters.judge(launches(launch(xu=9.0) if saw else None), _SECRETS, _READ)
+                for kind, saw in seen.items()
+            }
+        )
 
-    def test_a_leak_that_is_not_seen_voids(self):
-        found = counters.judge_control(counters.judge(launches(), _SECRETS, _READ))
+    def test_a_leak_is_seen(self):
+        assert self.judged(executions=True, counters=True).status is Status.PASS
+
+    @parameterized.parameters((False, True, "executions"), (True, False, "counters"), (False, False, "executions and"))
+    def test_a_leak_that_one_does_not_see_voids(self, executions, of_hardware, blind):
+        found = self.judged(executions=executions, counters=of_hardware)
         assert (found.status, found.is_control) == (Status.FAIL, True)
+        assert f"not seen by {blind}" in found.detail
 
 
 class MetricTest(parameterized.TestCase):
@@ -172,12 +183,35 @@ class MetricTest(parameterized.TestCase):
         assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
         assert found.core["LSU requests"] == ()
         assert found.steady == ("smsp__inst_executed.sum",)
-        assert PER_PC in found.all()
+        assert PER_PC not in found.all()
+        assert found.of_hardware
 
     def test_wavefronts_of_instructions_count_and_those_of_the_pipe_are_listed(self):
         found = counters.metrics(["l1tex__data_pipe_lsu_wavefronts_mem_shared"])
-        assert found.core["shared-memory wavefronts"] == ("memory_l1_wavefronts_shared",)
         assert found.restless == ("l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",)
+        assert counters.EXECUTIONS.all() == ["memory_l1_wavefronts_shared", PER_PC]
+
+    def test_executions_are_no_counters_of_the_hardware(self):
+        assert not counters.EXECUTIONS.of_hardware
+
+    def test_only_executions_are_read_where_nothing_else_is_asked_for(self):
+        read = dataclasses.replace(_READ, single=False)
+        found = launches(launch(instances={0: 5.0}))
+        assert counters.judge(found, _SECRETS, read).findings == ()
+
+
+class ProgramTest(parameterized.TestCase):
+    @parameterized.parameters(2, 6)
+    def test_a_process_has_few_calls_with_the_same_runs(self, most):
+        programs = counters.programs(every_call(), most)
+        assert sorted(map(repr, every_call())) == sorted(repr(call) for program in programs for call in program)
+        for program in programs:
+            assert len(program) <= most
+            assert len({call.mixtures() for call in program}) == 1
+        assert len(programs) < 1.5 * len(every_call()) / most
+
+    def test_six_runs_have_all(self):
+        assert max(3 + len(call.mixtures()) for call in every_call()) == 6
 
 
 _TABLE = """\
@@ -222,16 +256,25 @@ _WRITES = 'pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text
 class ToolTest(parameterized.TestCase):
     """With a program in the place of ncu."""
 
-    def use(self, body):
+    def use(self, body, alone=True):
         folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
         program = folder / "ncu"
         program.write_text(_FAKE.format(python=sys.executable, body=textwrap.dedent(body)))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.enter_context(mock.patch.object(ncu, "tool", return_value=str(program)))
-        return ncu.run(["--suite"], ["sm__a.sum"], "^attention_", folder / "log.csv")
+        return ncu.run(["--suite"], ["sm__a.sum"], "^attention_", folder / "log.csv", alone=alone)
 
     def test_launches_are_read_from_what_it_writes(self):
         assert len(self.use(_WRITES.format(table=_TABLE))) == 2
+
+    @parameterized.parameters((True, 1), (False, 0))
+    def test_those_that_need_not_be_alone_have_a_lock_of_their_own(self, alone, same):
+        body = f"""\
+            import tempfile
+            same = int(tempfile.gettempdir() == {tempfile.gettempdir()!r})
+            table = '"ID","Kernel Name","sm__a.sum"' + chr(10) + f'"0","k","{{same}}"'
+            pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text(table)"""
+        assert self.use(body, alone)[0].metrics["sm__a.sum"] == same
 
     def test_known_metrics(self):
         self.use(_WRITES.format(table=_TABLE))

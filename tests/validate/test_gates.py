@@ -91,6 +91,8 @@ class CallTest(parameterized.TestCase):
         (Call("bfloat16", 8, lengths=True, T=6, S=7), 3 + 3),
         (Call("float16", 8, T=6, S=7, N=2, K=1), 5),
         (Call("float16", 8, operands=True, T=6, S=0), 3 + 3 + 2),
+        (Call("float32", 8, operands=True, B=6, T=6, S=7), 1 + 1 + 1),
+        (Call("bfloat16", 8, B=3, T=6, S=7), 2),
     )
     def test_mixtures_have_every_sort_and_each_place_is_pure(self, call, count):
         found = [mixture.split("+") for mixture in call.mixtures()]
@@ -109,7 +111,11 @@ class CallTest(parameterized.TestCase):
                     for part, at in (("query", heads), ("d_out", heads), ("key", k), ("value", k)):
                         assert arrays[part][b, :, at].tobytes() == own[part][b, :, at].tobytes()
                 changed = {"mask", "query_seq_lengths", "key_value_seq_lengths"}
-                of_bias |= {name for n, name in enumerate(names) if call.operands and n < call.N}
+                for n in range(call.N if call.operands else 0):
+                    heads = (own["bias"][0, n].tobytes() for own in pure)
+                    of_bias |= {
+                        name for name, head in zip(names, heads, strict=True) if head == arrays["bias"][0, n].tobytes()
+                    }
             else:
                 parts = (
                     ("mask",) if set(names) <= set(sorts.OF_MASKS) else ("query_seq_lengths", "key_value_seq_lengths")
@@ -119,7 +125,7 @@ class CallTest(parameterized.TestCase):
                 changed = set(random) - set(parts)
             for part in changed & set(random):
                 np.testing.assert_array_equal(arrays[part], random[part])
-        assert of_bias == (set(sorts.OF_VALUES) - {"random"} if call.operands else set())
+        assert of_bias >= ({"reversed", "zeros", "ones"} if call.operands else set())
 
     def test_bias_has_each_sort_of_a_mixture_in_a_head(self):
         call = Call("float32", 8, operands=True, T=6, S=7)

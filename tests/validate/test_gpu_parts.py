@@ -94,53 +94,69 @@ class TimingTest(PartTest):
 
 class CounterTest(PartTest):
     KERNELS = ("_ZN3dhp18attention_fwd_sm80IDTypeE1E", "_ZN3dhp19attention_bwd_deltaIDTypeE1E")
+    PARTS = (counters.executions, counters.hardware)
 
-    def gate(self, launch, known=_KNOWN):
-        """The gate for bfloat16, where `launch` says what a kernel counts for a sort of secrets."""
+    def gate(self, part, launch, known=_KNOWN, names=KERNELS):
+        """One part of the gate, where `launch` says what a kernel counts for a sort of secrets."""
 
-        def run(arguments, metrics, kernels, log):
+        def run(arguments, metrics, kernels, log, *, alone):
+            assert alone == (part is counters.hardware)
             secrets = arguments[arguments.index("--secrets") + 1].split(",")
             return [Launch(kernel, *launch(metrics, secret)) for secret in secrets for kernel in self.KERNELS]
 
         with (
             mock.patch.object(ncu, "known_metrics", return_value=frozenset(known)),
             mock.patch.object(ncu, "run", run),
+            mock.patch.object(ncu, "tool", return_value="ncu"),
             mock.patch.object(counters, "waiting_loops", return_value={}),
-            mock.patch.object(proof, "names", return_value=[*self.KERNELS, "_ZN3dhp18attention_fwd_sm80IDTypeE0E"]),
+            mock.patch.object(proof, "names", return_value=list(names)),
         ):
-            (check,) = counters.bfloat16(self.context())
+            (check,) = part(self.context())
         return check
 
     @staticmethod
     def equal(metrics, secret):
         return dict.fromkeys(metrics, 8.0), {ncu.PER_PC: {0: 4.0, 16: 4.0}}
 
-    def test_equal_counters_pass(self):
-        check = self.gate(self.equal)
+    @parameterized.parameters(*PARTS)
+    def test_equal_counters_pass(self, part):
+        check = self.gate(part, self.equal)
         assert check.status is Status.PASS, check.detail
         assert check.figures["kernels"] == sorted(self.KERNELS)
 
-    def test_a_length_that_is_seen_fails(self):
+    @parameterized.parameters(*PARTS)
+    def test_a_kernel_that_never_ran_is_unknown(self, part):
+        check = self.gate(part, self.equal, names=[*self.KERNELS, "_ZN3dhp18attention_fwd_sm90IDTypeE2E"])
+        assert check.status is Status.UNKNOWN
+        assert "sm90IDTypeE2E: it never ran" in check.detail
+
+    @parameterized.parameters(*PARTS)
+    def test_a_length_that_is_seen_fails(self, part):
         def launch(metrics, secret):
             counts, instances = self.equal(metrics, secret)
-            return counts | ({"sm__inst_executed_pipe_xu.sum": 4.0} if "half the keys" in secret else {}), instances
+            if "half the keys" not in secret:
+                return counts, instances
+            return counts | {"sm__inst_executed_pipe_xu.sum": 4.0}, {ncu.PER_PC: {0: 4.0, 16: 3.0}}
 
-        check = self.gate(launch)
+        check = self.gate(part, launch)
         assert check.status is Status.FAIL
-        assert "differs for half the keys+all keys" in check.detail
+        assert "differs for no keys+one key+half the keys+all keys" in check.detail
 
     def test_a_gpu_without_a_core_metric_is_unknown(self):
-        assert self.gate(self.equal, _KNOWN[1:]).status is Status.UNKNOWN
+        assert self.gate(counters.hardware, self.equal, _KNOWN[1:]).status is Status.UNKNOWN
 
     @parameterized.parameters((NoCountersError("none"), Status.SKIPPED), (CountersError("odd"), Status.UNKNOWN))
     def test_what_cannot_be_read_is_no_pass(self, problem, status):
         with mock.patch.object(ncu, "known_metrics", side_effect=problem):
-            for function in (counters.float32, counters.controls):
+            for function in (counters.hardware, counters.controls):
                 (check,) = function(self.context())
                 assert check.status is status
+        with mock.patch.object(ncu, "tool", side_effect=problem):
+            (check,) = counters.executions(self.context())
+            assert check.status is status
 
     def test_control(self):
-        def run(arguments, metrics, kernels, log):
+        def run(arguments, metrics, kernels, log, *, alone):
             lengths = [int(n) for n in re.findall(r"length (\d+)", arguments[-1])]
             return [Launch("control_leak", dict.fromkeys(metrics, n), {ncu.PER_PC: {0: n}}) for n in lengths]
 
@@ -169,7 +185,7 @@ class RooflineTest(PartTest):
         with (
             mock.patch.object(ncu, "known_metrics", return_value=frozenset({"dram__throughput", "sm__inst_issued"})),
             mock.patch.object(
-                ncu, "run", lambda a, names, k, log: [Launch("18attention_fwd_sm80I", metrics(names), {})]
+                ncu, "run", lambda a, names, k, log, alone: [Launch("18attention_fwd_sm80I", metrics(names), {})]
             ),
         ):
             (check,) = roofline.run(self.context())
