@@ -68,7 +68,7 @@ def check_ffi_version(built: tuple[int, int], installed: tuple[int, int]) -> Non
     )
 
 
-def forward_workspace(sizes: dict[str, int], **facts: bool) -> int:
+def forward_workspace(sizes: dict[str, int], **facts: Any) -> int:
     """Elements of the float32 workspace of a forward call; `sizes` by axis letter, `facts` of launch/workspace.h.
 
     0 where a size is not known yet (shape polymorphism); the call then does without.

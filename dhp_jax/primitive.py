@@ -198,7 +198,16 @@ def _workspace(call: Call, operands: dict[str, Any], sizes: dict[str, int]) -> i
         has_16_bits=keys[0].dtype.itemsize == 2,
         has_key_value_lengths=call.options.has_key_value_lengths,
         maps_keys=any(x.shape[0] != 1 for x in keys),
+        mask=_mask_sizes(call, operands, sizes),
     )
+
+
+def _mask_sizes(call: Call, operands: dict[str, Any], sizes: dict[str, int]) -> tuple[int, ...]:
+    """Along V, B, N and T, of a mask that is read as bits; as mask_sizes of launch/workspace.h."""
+    if "mask" not in operands or "bias" in operands or not np.float32(call.options.scale) > 0:
+        return 0, 0, 0, 0
+    *shape, keys = operands["mask"].shape
+    return tuple(shape) if keys == sizes["s"] else (0, 0, 0, 0)
 
 
 def _attributes(options: Options) -> dict[str, Any]:

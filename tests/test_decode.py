@@ -49,7 +49,7 @@ def _cases():
 
 def _workspace(sizes, **facts):
     """Elements of the workspace of a call; in 16 bits and without lengths unless `facts` say so."""
-    others = {"has_16_bits": True, "has_key_value_lengths": False, "maps_keys": False}
+    others = {"has_16_bits": True, "has_key_value_lengths": False, "maps_keys": False, "mask": (0, 0, 0, 0)}
     return ffi.forward_workspace(sizes, **others | facts)
 
 
@@ -170,10 +170,10 @@ class SplitTest(parameterized.TestCase):
         assert _workspace(ours | sizes) == 0
         assert _workspace(ours, has_16_bits=False) == 0
 
-    @parameterized.parameters("has_key_value_lengths", "maps_keys")
-    def test_the_operands_do_not_matter(self, fact):
+    @parameterized.parameters({"has_key_value_lengths": True}, {"maps_keys": True}, {"mask": (2, 1, 1, 1)})
+    def test_the_operands_do_not_matter(self, **fact):
         sizes = {"v": 2, "b": 1, "t": 1, "s": 4096, "n": 32, "k": 8, "d": 128}
-        assert _workspace(sizes, **{fact: True}) == _workspace(sizes)
+        assert _workspace(sizes, **fact) == _workspace(sizes)
 
     def test_the_workspace_is_small(self):
         """Splits are for calls with few blocks, each of 16 rows."""

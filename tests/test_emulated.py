@@ -49,6 +49,7 @@ class ConformanceTest(parameterized.TestCase):
         ("test_differences.py", "EmptyRowTest or (NotFiniteTest and reference)", _LARGE_HOPPER, 20),
         ("test_tile_edges.py", "SmallTileEdgeTest", _LARGE_HOPPER, 80),
         ("test_decode.py", "DecodeTest and not float32", _HOPPER, 70),
+        ("test_masks.py", "Test", _HOPPER, 100),
         ("test_extremes.py", "LargeScoreTest and bfloat16", _AMPERE, 12),
         ("test_extremes.py", "LargeScoreTest and not float32", _HOPPER, 24),
         ("test_extremes.py", "LargeScoreTest and not float32", _LARGE_HOPPER, 24),

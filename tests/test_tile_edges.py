@@ -47,6 +47,15 @@ _BANDS = {
         "lengths_causal": {"is_causal": True} | _LENGTHS,
     },
 }
+# A mask, which is read as bits, has the tiles of a band, in widths without a kernel between.
+_MASKED_CHANNELS = (64, 128, 256)
+_MASKS = (
+    ("mask_causal_lengths", {"mask": "bnts", "is_causal": True} | _LENGTHS),
+    ("mask_heads", {"mask": "nts"}),
+    ("mask_window", {"mask": "bts", "window": (90, 20)}),
+    ("mask_keys", {"mask": "bs"}),
+    ("mask_lengths", {"mask": "t"} | _LENGTHS),
+)
 
 
 def _cases():
@@ -78,7 +87,10 @@ def _hopper_cases():
             *((rows - 1, 2 * keys), (rows, 2 * keys + 1), (rows + 1, stages * keys)),
             *((2 * rows, stages * keys + 1), (rows + _GROUP_ROWS + 1, (stages + 1) * keys - 1)),
         )
-        for (name, options), (index, size) in itertools.product(_BANDS[has_band].items(), enumerate(sizes)):
+        of_size = [(each, item) for each in enumerate(sizes) for item in _BANDS[has_band].items()]
+        if has_band and channels in _MASKED_CHANNELS:
+            of_size += [(each, _MASKS[(each[0] + turn) % len(_MASKS)]) for each in enumerate(sizes) for turn in (0, 2)]
+        for (index, size), (name, options) in of_size:
             num_queries, num_keys = size[0], size[1] + more
             is_small = channels <= SMALL_TILES[-1][0] and num_keys <= SMALL_TILES[-1][-1]
             case = cases.Case(

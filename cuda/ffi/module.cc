@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstdint>
+
 #include "ffi/registrations.h"
 #include "host/attention.h"
 #include "launch/launch.h"
@@ -33,12 +36,17 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "forward_workspace",
       [](int64_t v, int64_t b, int64_t t, int64_t s, int64_t n, int64_t k, int64_t d, bool has_16_bits,
-         bool has_key_value_lengths, bool maps_keys) {
-        return dhp::forward_workspace({{v, b, t, s, n, k, d}, has_16_bits, has_key_value_lengths, maps_keys});
+         bool has_key_value_lengths, bool maps_keys, const std::array<int64_t, 4>& mask) {
+        const auto [mask_v, mask_b, mask_n, mask_t] = mask;
+        return dhp::forward_workspace({{v, b, t, s, n, k, d},
+                                       has_16_bits,
+                                       has_key_value_lengths,
+                                       maps_keys,
+                                       {mask_v, mask_b, mask_n, mask_t}});
       },
       py::kw_only(), py::arg("v"), py::arg("b"), py::arg("t"), py::arg("s"), py::arg("n"), py::arg("k"),
       py::arg("d"), py::arg("has_16_bits"), py::arg("has_key_value_lengths"), py::arg("maps_keys"),
-      "Elements of the workspace of a forward call, which is the same on every platform.");
+      py::arg("mask"), "Elements of the workspace of a forward call, which is the same on every platform.");
   module.def(
       "registrations",
       [] {

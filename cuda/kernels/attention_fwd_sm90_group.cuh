@@ -9,6 +9,7 @@
 #include "device/finished_softmax.cuh"
 #include "device/fused_softmax.cuh"
 #include "device/hidden_keys.cuh"
+#include "device/mask_bits.cuh"
 #include "device/rows.cuh"
 #include "device/score.cuh"
 #include "device/score_tile.cuh"
@@ -179,6 +180,7 @@ class GroupAttention {
       for (float& sum : tile) sum = 0.0f;
     }
     if constexpr (Tiles::kHasLengths) hidden_.set_length(true_length(problem().key_value_lengths, item_));
+    if constexpr (Tiles::kHasMaskBits) length_ = true_length(problem().key_value_lengths, item_);
   }
   __device__ void wait_for_query() const {
     wait_for_phase(supply_.query_barrier(group_, item_.round), Tiles::query_phase(item_.round));
@@ -209,10 +211,13 @@ class GroupAttention {
            (key + Tiles::kKeyRows <= keys_seen(problem(), row).end);
   }
 
+  // The first of this lane's two rows.
+  __device__ int32_t lane_row(const Item<Tiles>& item) const {
+    return first_row(item) + static_cast<int32_t>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows +
+           static_cast<int32_t>(threadIdx.x) % kWarpLanes / 4;
+  }
   __device__ void hide_out_of_band(int32_t key) {
-    const int32_t row_0 = first_row() +
-                          static_cast<int32_t>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows +
-                          static_cast<int32_t>(threadIdx.x) % kWarpLanes / 4;
+    const int32_t row_0 = lane_row(item_);
 #pragma unroll
     for (int half = 0; half < kStripRows; ++half) {
       Range seen{0, static_cast<int32_t>(problem().shape.S)};
@@ -262,6 +267,11 @@ class GroupAttention {
   }
 
   __device__ void start_scores(int i) {
+    if constexpr (Tiles::kHasMaskBits) {
+      const Place& first = item_.first;
+      mask_bits_.load(problem().mask, {first.v, first.b, first.head, lane_row(item_), item_.top - i},
+                      static_cast<int32_t>(problem().shape.T) - 1);
+    }
     const uint32_t sKeys = supply_.keys.take(i);
     ptx::fence_products();
     // Where the code is there more than once, ptxas would keep the descriptors of the query rows in ordinary
@@ -280,6 +290,7 @@ class GroupAttention {
       const ScoreTile<Config, Rows::kQueries, 1, Tiles::kKeyTiles> tile(problem(), warp);
       tile.finish_but_scale(scores_, key);
     } else {
+      if constexpr (Tiles::kHasMaskBits) mask_bits_.hide(scores_[0], length_ - key);
       const bool all = sees_all(key);
       if (!all) hide_out_of_band(key);
       if constexpr (Tiles::kHasLengths) hidden_.enter(all ? key : -Tiles::kKeyRows);
@@ -395,6 +406,8 @@ class GroupAttention {
   Softmax softmax_;
   HiddenKeys<Tiles::kHasLengths, Tiles::kKeyRows, Tiles::kHasOnes> hidden_;
   float factors_[kStripRows], rescale_[kStripRows];  // of the tile at hand
+  MaskBits mask_bits_;
+  int32_t length_;  // of the keys, where a mask is there
   StripSums<1, Tiles::kKeyTiles> scores_;
   Fragment p_[Tiles::kDepth];
   Sums out_[Tiles::kOutTiles];

@@ -18,10 +18,10 @@ __device__ void GroupAttention<Config>::store(const Item<Tiles>& done) const {
   constexpr int kChunkTiles = 4;  // whose words in four lanes make four chunks
   const Shape& shape = problem().shape;
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
-  const int row_0 =
-      first_row(done) + static_cast<int>(threadIdx.x) % kGroupThreads / kWarpLanes * kMmaRows + lane / 4;
+  const int32_t row_0 = lane_row(done);
   int32_t length = INT32_MAX;
-  if constexpr (Tiles::kHasLengths) length = true_length(problem().query_lengths, done);
+  constexpr bool has_lengths = Tiles::kHasLengths || Tiles::kHasMaskBits;
+  if constexpr (has_lengths) length = true_length(problem().query_lengths, done);
 #pragma unroll
   for (int half = 0; half < kStripRows; ++half) {
     const Place at{done.first.v, done.first.b, row_0 + half * 8, done.first.head};
@@ -34,7 +34,7 @@ __device__ void GroupAttention<Config>::store(const Item<Tiles>& done) const {
       sum = quad_sum(softmax_.sum[half]);
     }
     CtMask is_empty = ct_equal(sum, 0.0f);  // no key took part, or all that did scored -inf
-    if constexpr (Tiles::kHasLengths) is_empty = ~(ct_less(at.row, length) & ~is_empty);
+    if constexpr (has_lengths) is_empty = ~(ct_less(at.row, length) & ~is_empty);
     const float factor = ct_reciprocal(sum);
     if (lane % 4 == 0 && exists) {
       const int64_t index = statistic_index(shape, at);

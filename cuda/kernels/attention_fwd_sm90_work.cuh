@@ -20,6 +20,7 @@ struct HopperForwardTiles {
   static constexpr int kChannels = Config::kChannels;
   static constexpr bool kHasBand = Config::kHasBand;
   static constexpr bool kHasLengths = Config::kHasLengths;
+  static constexpr bool kHasMaskBits = Config::kHasMaskBits;
   static constexpr bool kIsSplit = Config::kIsSplit;
   static constexpr int kBlocks = kIsSplit ? BlockMerge::kBlocks : 1;  // that share an item: a cluster
   static constexpr int kColumns = (kChannels + kBoxChannels - 1) / kBoxChannels;  // of 64 channels

@@ -24,13 +24,14 @@ struct Config {
 };
 
 // What a score of attention_fwd_sm90 is: a positive multiple of the dot product; the same for the keys before
-// a true length; or all that the operands say.
-enum class Scores { kPlain, kLengths, kOperands };
+// a true length; for those that a mask names, by bits; or all that the operands say.
+enum class Scores { kPlain, kLengths, kOperands, kMask };
 
 // For the kernels of compute capability 9.0. Without a band every row sees every key.
 template <DType dtype, int channels, Scores scores, bool has_band, bool has_few_keys = false>
 struct HopperConfig : Config<dtype, channels, scores == Scores::kOperands> {  // channels: 96 and 192 too
   static constexpr bool kHasLengths = scores == Scores::kLengths;
+  static constexpr bool kHasMaskBits = scores == Scores::kMask;
   static constexpr bool kHasBand = has_band;
   static constexpr bool kHasFewKeys = has_few_keys;  // its tiles are smaller; told apart where it pays
   static constexpr bool kIsSplit = false;  // whether the keys of an item are split between two blocks

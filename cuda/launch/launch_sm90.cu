@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "device/hidden_keys.cuh"
+#include "kernels/attention_fwd_mask_bits.cuh"
 #include "kernels/attention_fwd_real_rows.cuh"
 #include "kernels/attention_fwd_sm90.cuh"
 #include "launch/checks.h"
@@ -87,6 +88,45 @@ LaunchStatus launch_real_rows(const char* stem, ForwardParams& params, void* str
   return launch<attention_fwd_real_rows<dtype>>(stem, problem, rows, grid, stream);
 }
 
+// The bits of the mask, in the workspace behind what the true lengths need; problem.mask then has those, in
+// words: along its last axis whole tiles.
+template <DType dtype>
+LaunchStatus launch_mask_bits(const char* stem, const ForwardParams& params, ScorePlane<const uint8_t*>& mask,
+                              void* stream) {
+  using Tiles = MaskBitsTiles;
+  const Problem& problem = params.problem;
+  MaskBitsParams all{};
+  all.shape = problem.shape;
+  if (all.shape.V * all.shape.B * all.shape.T * all.shape.N * all.shape.D == 0) return {};
+  const WorkspaceFacts facts = workspace_facts(problem);
+  all.shape.V = facts.mask.V;
+  all.shape.B = facts.mask.B;
+  all.shape.N = facts.mask.N;
+  all.shape.T = facts.mask.T;
+  all.mask = problem.mask;
+  all.bits = reinterpret_cast<uint32_t*>(params.workspace);
+  if (needs_real_rows(facts)) all.bits += 2 * real_rows_bytes(facts) / static_cast<int64_t>(sizeof(uint32_t));
+  const Shape& shape = all.shape;
+  all.tile_keys = static_cast<int32_t>(mask_tile_keys(shape.D));
+  const int64_t strides = mask.stride_v | mask.stride_b | mask.stride_n | mask.stride_t | shape.S |
+                          reinterpret_cast<intptr_t>(mask.data);
+  all.is_in_chunks = mask.stride_s == 1 && strides % Tiles::kChunk == 0;
+  const int64_t tiles = mask_tiles(shape), row_blocks = divide_up(shape.T, Tiles::kRows);
+  all.tiles = Divisor::of(tiles);
+  all.row_blocks = Divisor::of(row_blocks);
+  all.heads = Divisor::of(shape.N);
+  all.batch = Divisor::of(shape.B);
+  const int64_t plane = mask_words(shape, shape.T);
+  mask = {reinterpret_cast<const uint8_t*>(all.bits),
+          shape.V > 1 ? shape.B * shape.N * plane : 0,
+          shape.B > 1 ? shape.N * plane : 0,
+          shape.N > 1 ? plane : 0,
+          shape.T > 1 ? 4 : 0,
+          4 * shape.T};
+  const Grid grid{count_blocks({shape.V, shape.B, shape.N, row_blocks, tiles}), Tiles::kThreads};
+  return launch<attention_fwd_mask_bits<dtype>>(stem, problem, all, grid, stream);
+}
+
 constexpr int kFewKeys = 2048;  // at most: the smaller tiles are faster, DECISIONS 20
 
 // Where two blocks for each item still have a multiprocessor to themselves each.
@@ -109,10 +149,14 @@ LaunchStatus launch_band(const char* stem, const ForwardParams& params, void* st
                                       : launch_split<dtype, false>(stem, params, stream);
     }
   }
-  if (scores == Scores::kOperands || has_band(params.problem)) {
-    return launch_fwd<HopperConfig<dtype, channels, scores, true>>(stem, params, stream);
+  constexpr bool always_has_band = scores == Scores::kOperands || scores == Scores::kMask;
+  if (always_has_band || has_band(params.problem)) {
+    using Config = HopperConfig<dtype, channels, scores, true>;
+    static_assert(scores != Scores::kMask ||
+                  HopperForwardTiles<Config>::kKeyRows == mask_tile_keys(channels));
+    return launch_fwd<Config>(stem, params, stream);
   }
-  if constexpr (scores != Scores::kOperands) {
+  if constexpr (!always_has_band) {
     if constexpr (channels == 96 || channels == 128) {
       if (params.problem.shape.S <= kFewKeys) {
         return launch_fwd<HopperConfig<dtype, channels, scores, false, true>>(stem, params, stream);
@@ -152,6 +196,10 @@ LaunchStatus launch_scores(const char* stem, const ForwardParams& params, void* 
   if (problem.key_value_lengths.data != nullptr) {
     const LaunchStatus status = launch_real_rows<dtype>(stem, real, stream);
     if (!status.ok()) return status;
+  }
+  if (params.workspace != nullptr && needs_mask_bits(workspace_facts(problem))) {
+    const LaunchStatus status = launch_mask_bits<dtype>(stem, params, real.problem.mask, stream);
+    return status.ok() ? launch_channels<dtype, Scores::kMask>(stem, real, stream) : status;
   }
   return are_lengths_alone(problem) ? launch_channels<dtype, Scores::kLengths>(stem, real, stream)
                                     : launch_channels<dtype, Scores::kOperands>(stem, real, stream);

@@ -27,6 +27,7 @@ _CHANNELS = (64, 128, 256)  # up to each of them, kernels are instances of their
 _BETWEEN = (96, 192)  # the same for plain scores on compute capability 9.0
 _MANY_KEYS = 2100  # more than kFewKeys of cuda/launch/launch_sm90.cu, and than attention_fwd_small_sm90 takes
 _MANY_HEADS = 40  # with the sizes of a Call, more blocks than attention_fwd_small_sm90 takes on any GPU
+_CHUNKED_KEYS = 192  # attention_fwd_mask_bits loads 16 elements at once
 _GROUP = 5  # query heads to a key/value head of them
 _SORTS = 6  # batch elements: of lengths one has each sort, and with two key/value heads of values
 _FEW_BLOCKS = 3  # batch elements with which attention_fwd_small_sm90 takes a call on any Hopper GPU
@@ -42,6 +43,7 @@ class Call:
         dtype: of query, key and value.
         channels: D.
         operands: whether bias, mask and both lengths are there.
+        mask: whether mask and both lengths are there.
         lengths: whether both lengths are there, alone.
         is_causal: as in dot_product_attention.
         has_gradients: whether the backward pass runs too.
@@ -51,6 +53,7 @@ class Call:
     dtype: str
     channels: int
     operands: bool = False
+    mask: bool = False
     lengths: bool = False
     is_causal: bool = False
     has_gradients: bool = True
@@ -65,6 +68,7 @@ class Call:
         """Such as "bfloat16-64-operands"."""
         traits = {
             "operands": self.operands,
+            "mask": self.mask,
             "lengths": self.lengths,
             "causal": self.is_causal,
             "no-keys": self.S == 0,
@@ -81,10 +85,20 @@ class Call:
         query = (self.B, self.T, self.N, self.channels)
         shapes: dict[str, tuple[int, ...]] = {"query": query, "key": key, "value": key}
         if self.operands:
-            shapes |= {"bias": (1, self.N, self.T, self.S), "mask": (self.B, 1, self.T, self.S)}
-        if self.operands or self.lengths:
+            shapes |= {"bias": (1, self.N, self.T, self.S)}
+        if self._has_mask:
+            shapes |= {"mask": (self.B, 1, self.T, self.S)}
+        if self._has_lengths:
             shapes |= {"query_seq_lengths": (self.B,), "key_value_seq_lengths": (self.B,)}
         return shapes | {"d_out": query}
+
+    @property
+    def _has_mask(self) -> bool:
+        return self.operands or self.mask
+
+    @property
+    def _has_lengths(self) -> bool:
+        return self._has_mask or self.lengths
 
     def secrets(self) -> tuple[str, ...]:
         """The sorts of secrets that this call can be made with; "random" is the first."""
@@ -92,8 +106,8 @@ class Call:
 
     def _sorts(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Those of values, of lengths, of masks."""
-        of_lengths = tuple(sorts.OF_LENGTHS) if self.operands or self.lengths else ()
-        return tuple(sorts.OF_VALUES), of_lengths, tuple(sorts.OF_MASKS) if self.operands else ()
+        of_lengths = tuple(sorts.OF_LENGTHS) if self._has_lengths else ()
+        return tuple(sorts.OF_VALUES), of_lengths, tuple(sorts.OF_MASKS) if self._has_mask else ()
 
     def mixtures(self) -> tuple[str, ...]:
         """Sorts that are there at once, such as "zeros+ones+huge+one-hot", so that few runs have had all.
@@ -137,9 +151,9 @@ class Call:
             return self._mixed(secret.split("+"))
         rng = np.random.default_rng(seed)
         arrays: Arrays = {name: rng.standard_normal(shape) for name, shape in self.shapes.items()}
-        if self.operands:
+        if self._has_mask:
             arrays["mask"] = rng.random(self.shapes["mask"]) < 0.8
-        if self.operands or self.lengths:
+        if self._has_lengths:
             arrays["query_seq_lengths"] = rng.integers(1, self.T + 1, self.B)
             arrays["key_value_seq_lengths"] = rng.integers(min(1, self.S), self.S + 1, self.B)
         change = (sorts.OF_VALUES | sorts.OF_LENGTHS | sorts.OF_MASKS)[secret]
@@ -187,9 +201,9 @@ def forward_calls(dtype: str) -> list[Call]:
     """Calls, without gradients, that run other kernels than those of `calls`.
 
     On compute capability 9.0 16-bit dtypes have a kernel for few rows and keys, which takes the calls of `calls` that
-    have no operands and up to 128 channels; one for more, with instances for a band, for lengths alone, for all
-    operands, with 128 channels for more than 2048 keys, and with 64 for so few rows that two blocks share the keys of
-    one; and one for few tokens. Those for 8.0 run there where there is no key.
+    have no operands and up to 128 channels; one for more, with instances for a band, for lengths alone, for a mask,
+    for all operands, with 128 channels for more than 2048 keys, and with 64 for so few rows that two blocks share the
+    keys of one; and one for few tokens. Those for 8.0 run there where there is no key.
     """
     if dtype == "float32":
         return []
@@ -200,6 +214,7 @@ def forward_calls(dtype: str) -> list[Call]:
         for is_causal in (False, True):
             found.append(many_heads(channels, is_causal=is_causal))
             found.append(forward(channels, lengths=True, is_causal=is_causal, B=_SORTS))
+        found.append(forward(channels, mask=True, is_causal=channels == 128, B=_SORTS, S=_CHUNKED_KEYS))
         found += [forward(channels, operands, S=0, B=_SORTS) for operands in (False, True)]
         found.append(forward(channels, True, T=_FEW_TOKENS, S=_CACHE, B=_SORTS))
         if channels <= 128:

@@ -20,7 +20,12 @@ def _products(name):
     """The instructions by which a kernel multiplies matrices: those of a warp or, on Hopper, of a warpgroup, whose 64
     rows would be idle for few query tokens.
     """
-    if name in ("attention_bwd_delta", "attention_fwd_combine_sm90", "attention_fwd_real_rows"):
+    if name in (
+        "attention_bwd_delta",
+        "attention_fwd_combine_sm90",
+        "attention_fwd_mask_bits",
+        "attention_fwd_real_rows",
+    ):
         return set()
     return {"HGMMA"} if name.endswith("_sm90") and "decode" not in name else {"HMMA"}
 
