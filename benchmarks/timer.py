@@ -5,7 +5,8 @@ starting and waiting cost cancels out. A JAX program records its calls into CUDA
 captured (peers/chain.py), so this is the time of replayed graphs, whoever made them. CUDA events would serve PyTorch
 alone.
 
-Implementations take turns in each round, so that all meet the same clocks and temperatures. A call finds the L2 cache
+Implementations take turns in each round, in another order each time, so that all meet the same clocks and temperatures:
+after one that waits for memory the clock is high, and whoever always came next would have it. A call finds the L2 cache
 as its predecessor left it (WARM). COLD programs also write FLUSH_BYTES before each call; FLUSH programs do only that,
 and their time is taken off.
 
@@ -16,6 +17,7 @@ besides the median there are a figure of the first rounds, of a burst, and one o
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -137,8 +139,9 @@ def _run(
     """Seconds of one call and the SM clock in each round, by name."""
     values: dict[str, list[float]] = {name: [] for name in chains}
     clocks: dict[str, list[float]] = {name: [] for name in chains}
+    orders = random.Random(0)
     for _ in range(rounds):
-        for name, weighted in chains.items():
+        for name, weighted in orders.sample(list(chains.items()), len(chains)):
             values[name].append(sum(weight * seconds_of(run) for weight, run in weighted))
             if clock:
                 clocks[name].append(clock())

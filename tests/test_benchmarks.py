@@ -173,6 +173,18 @@ class TimerTest(parameterized.TestCase):
         assert (found.burst_seconds, found.seconds, found.sustained_seconds) == (1.0, 2.0, 5.0)
         assert found.megahertz == {}
 
+    def test_nobody_always_comes_after_the_same_one(self):
+        ran = []
+
+        def build(name):
+            return lambda calls, mode: lambda: ran.append(name)
+
+        timer.compare({name: build(name) for name in "abc"}, 4, 20)
+        rounds = ["".join(ran[i : i + 6 : 2]) for i in range(6, len(ran), 6)]
+        assert len(rounds) == 20
+        assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+        assert {pair for order in rounds for pair in (order[:2], order[1:])} == {"ab", "ac", "ba", "bc", "ca", "cb"}
+
     def test_without_a_driver_no_clock_is_read(self):
         if jax.default_backend() == "cpu":
             assert clock.reader() is None
