@@ -50,6 +50,7 @@ class ConformanceTest(parameterized.TestCase):
         ("test_tile_edges.py", "SmallTileEdgeTest", _LARGE_HOPPER, 80),
         ("test_decode.py", "DecodeTest and not float32", _HOPPER, 70),
         ("test_masks.py", "Test", _HOPPER, 100),
+        ("test_extremes.py", "FewKeysTest", _ONE_HOPPER, 24),
         ("test_extremes.py", "LargeScoreTest and bfloat16", _AMPERE, 12),
         ("test_extremes.py", "LargeScoreTest and not float32", _HOPPER, 24),
         ("test_extremes.py", "LargeScoreTest and not float32", _LARGE_HOPPER, 24),

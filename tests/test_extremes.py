@@ -185,3 +185,21 @@ class UseTest(parameterized.TestCase):
             lambda carry: carry[0] < 3, lambda carry: (carry[0] + 1, self.attend(carry[1])), (0, self.queries[0])
         )
         assert_same_bits(out, self.attend(self.attend(self.attend(self.queries[0]))))
+
+
+class FewKeysTest(parameterized.TestCase):
+    """Rows that see few keys: what rounding takes from one weight, or gives to it, no other makes good."""
+
+    @parameterized.product(
+        dtype=("bfloat16", "float16"), channels=(40, 64, 128), structure=("causal", "full", "mask", "window")
+    )
+    def test_log_sum_exp_is_that_of_weights_before_they_are_rounded(self, dtype, channels, structure):
+        options = {"causal": {"is_causal": True}, "window": {"window": (5, 0)}}.get(structure, {})
+        sizes = {"B": 2, "T": 100, "S": 5 if structure == "full" else 100, "N": 4, "K": 2, "D": channels}
+        case = cases.Case("", **sizes, **options, mask="ts" if structure == "mask" else None)
+        inputs = cases.make_inputs(case, dtype)
+        if structure == "mask":
+            inputs["mask"] = np.random.default_rng(2).random(inputs["mask"].shape) < 0.04
+        _, lse = cases.run_forward(dhp_jax.dot_product_attention, inputs, **case.options)
+        _, expected = reference.forward(reference.Problem(**inputs, **case.options))
+        np.testing.assert_allclose(lse, expected, rtol=0, atol=5e-4)

@@ -6,6 +6,7 @@ follow it (cases.py).
 
 import pytest
 from test_backward import BackwardTest, GradientFormTest
+from test_decode import DecodeTest
 from test_differences import (
     EmptyArrayTest,
     EmptyRowTest,
@@ -17,7 +18,9 @@ from test_differences import (
     PastLengthTest,
     SubnormalTest,
 )
+from test_extremes import FewKeysTest, LargeScoreTest
 from test_forward import ArgumentFormTest, ForwardTest
+from test_masks import BroadcastTest, ContentTest, OtherWayTest
 from test_properties import PropertyTest
 from test_tile_edges import HopperTileEdgeTest, SmallTileEdgeTest, TileEdgeTest
 
@@ -26,16 +29,22 @@ pytestmark = pytest.mark.gpu
 __all__ = [
     "ArgumentFormTest",
     "BackwardTest",
+    "BroadcastTest",
+    "ContentTest",
+    "DecodeTest",
     "EmptyArrayTest",
     "EmptyRowTest",
+    "FewKeysTest",
     "ForwardTest",
     "GradientFormTest",
     "HopperTileEdgeTest",
     "HugeScoreTest",
+    "LargeScoreTest",
     "LengthTest",
     "LogSumExpTest",
     "MemoryTest",
     "NotFiniteTest",
+    "OtherWayTest",
     "PastLengthTest",
     "PropertyTest",
     "SmallTileEdgeTest",

@@ -101,7 +101,7 @@ class ContentTest(parameterized.TestCase):
             np.testing.assert_array_equal(plain, changed)
 
     @parameterized.parameters(*_DTYPES)
-    def test_a_mask_of_all_changes_no_bit(self, dtype):
+    def test_a_mask_of_all_is_as_none(self, dtype):
         inputs = cases.make_inputs(cases.Case("", S=272, D=64, mask="ts", is_causal=True, **_SIZES), dtype)
         whole = {name: x for name, x in inputs.items() if name != "mask"}
         with_mask = _attend(whole | {"mask": np.ones_like(inputs["mask"])}, is_causal=True)

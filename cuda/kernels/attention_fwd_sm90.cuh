@@ -27,15 +27,18 @@
 #pragma once
 
 #include "kernels/attention_fwd_sm90_store.cuh"
+#include "kernels/attention_fwd_sm90_weights.cuh"
 #include "kernels/attention_fwd_sm90_work.cuh"
 
 namespace dhp {
 
 template <typename Tiles>
-__device__ void fill_with_ones(uint32_t ones) {
+__device__ void fill_summands(uint32_t ones) {
   const uint32_t one = pack<Tiles::kDType>(1.0f, 1.0f);
-  for (int i = threadIdx.x; i < Tiles::kOnesBytes / 4; i += Tiles::kThreads)
+  for (int i = threadIdx.x; i < Tiles::kOnesBytes / 4; i += Tiles::kThreads) {
     ptx::store_shared(ones + 4 * i, one);
+    if constexpr (Tiles::kSumsOnlyTile) ptx::store_shared(ones + Tiles::kOnesBytes + 4 * i, 0);
+  }
   ptx::fence_stores();
 }
 
@@ -50,7 +53,7 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
 
   Item<Tiles> item = item_of_block<Tiles>(params, 0, 0);
   const Supply<Tiles> supply(params, sBegin);
-  if constexpr (Tiles::kHasOnes) fill_with_ones<Tiles>(sBegin + Tiles::kOnes);
+  if constexpr (Tiles::kHasOnes) fill_summands<Tiles>(sBegin + Tiles::kOnes);
   if (warp == Tiles::kKeyWarp) {
     if (ptx::is_elected()) supply.init();
     __syncwarp();

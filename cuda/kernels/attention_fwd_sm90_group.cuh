@@ -55,6 +55,9 @@ class GroupAttention {
       skip(item_.begin, own.begin);
       int n = own.begin;
       if constexpr (Tiles::kHasLengths) hidden_.begin(item_.key(n));
+      if constexpr (Tiles::kSumsOnlyTile) {
+        if (own.end - own.begin == 1) add_only_tile(n++);
+      }
       for (; at_head(n < own.end); ++n) {
         start_scores(n);
         refill(n);
@@ -73,6 +76,18 @@ class GroupAttention {
         store(item_);
       }
     }
+  }
+
+  // Of rows with few keys.
+  __device__ void add_only_tile(int n) {
+    start_scores(n);
+    refill(n);
+    finish_products<0>(scores_[0]);
+    take_scores(n);
+    take_max();
+    weigh_only_tile();
+    start_output(n, supply_.zeros());
+    finish_output(n);
   }
 
   // The scores of the next tile first, so that their keys can be replaced while P . value is under way. After
@@ -298,14 +313,16 @@ class GroupAttention {
   }
   __device__ void take_max() { softmax_.take_max(scores_[0], exponent_scale(), factors_, rescale_); }
 
-  __device__ void start_output(int i) {
+  __device__ void start_output(int i) { start_output(i, supply_.ones()); }
+  //   summand  16 rows of what P is multiplied by besides, with 64 channels
+  __device__ void start_output(int i, uint32_t summand) {
     // The column of ones is the second 64 columns of every step: it stands in one place, so the distance to
     // it shrinks as the rows go on.
     constexpr uint32_t kRows = kMmaRows * kBoxRowBytes / SharedOperand::kUnit;
     constexpr uint32_t kStep = Tiles::kHasOnes ? kRows - (kRows << 16) : kRows;
     const uint32_t sValues =
         supply_.values.take(ptx::opaque(i));  // place and phase are not kept from the keys
-    const uint32_t next = Tiles::kHasOnes ? supply_.ones() - sValues : Tiles::kColumnBytes;
+    const uint32_t next = Tiles::kHasOnes ? summand - sValues : Tiles::kColumnBytes;
     ptx::fence_products();
     start_weighted_rows<kDType, kStep>(out_, p_, SharedOperand::by_columns(Tiles::operand(sValues), next));
   }
@@ -317,86 +334,16 @@ class GroupAttention {
     if (is_first_of_group()) supply_.values.release(ptx::opaque(i));
   }
 
-  // Two tiles of scores, which P has one fragment for.
-  __device__ void exponentiate(int k, float (&tile_sum)[kStripRows], const float (&reference)[kStripRows]) {
-#pragma unroll
-    for (int tile = 2 * k; tile < 2 * k + 2; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& score = scores_[0][tile][i];
-        score = Softmax::weight(score, factors_[i / 2], reference[i / 2]);
-        if constexpr (!Tiles::kHasOnes) tile_sum[i / 2] += score;
-      }
-    }
-  }
-  __device__ void add_to_sum(const float (&tile_sum)[kStripRows]) {
-    if constexpr (!Tiles::kHasOnes) {
-#pragma unroll
-      for (int row = 0; row < kStripRows; ++row) {
-        softmax_.sum[row] =
-            fmaf(softmax_.sum[row], rescale_[row],
-                 hidden_.without(tile_sum[row], scores_[0][Tiles::kKeyTiles - 1][2 * row + 1]));
-      }
-    }
-  }
-  __device__ void exponentiate() {
-    const float reference[kStripRows] = {hidden_.reference(softmax_.reference_of(0)),
-                                         hidden_.reference(softmax_.reference_of(1))};
-    float tile_sum[kStripRows] = {};
-#pragma unroll
-    for (int k = 0; k < Tiles::kDepth; ++k) exponentiate(k, tile_sum, reference);
-    add_to_sum(tile_sum);
-  }
-  // The k-th part of kDepth.
-  __device__ void rescale(int k) {
-#pragma unroll
-    for (int tile = k * Tiles::kOutTiles / Tiles::kDepth; tile < (k + 1) * Tiles::kOutTiles / Tiles::kDepth;
-         ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) out_[tile][i] *= rescale_[i / 2];
-    }
-  }
-  __device__ void rescale_and_round() {
-#pragma unroll
-    for (int k = 0; k < Tiles::kDepth; ++k) {
-      as_left_fragment<kDType>(p_[k], scores_[0], k);
-      rescale(k);
-    }
-  }
-  // All of it. With 64 channels the exponentials, whose unit is slow, take as long as the products. There
-  // every part waits for the one before, so that ptxas puts the multiplications of the output between
-  // exponentials instead of all multiply-adds before them.
-  __device__ void weigh(bool is_first) {
-    float reference[kStripRows] = {hidden_.reference(softmax_.reference_of(0)),
-                                   hidden_.reference(softmax_.reference_of(1))};
-    float tile_sum[kStripRows] = {};
-#pragma unroll
-    for (int k = 0; k < Tiles::kDepth; ++k) {
-      exponentiate(k, tile_sum, reference);
-      as_left_fragment<kDType>(p_[k], scores_[0], k);
-      if (!is_first) rescale(k);
-      if constexpr (Tiles::kHasOnes) {
-#pragma unroll
-        for (int row = 0; row < kStripRows; ++row) {
-          reference[row] =
-              __uint_as_float(__float_as_uint(reference[row]) ^ (p_[k][kStripRows + row] & params_.zero));
-        }
-      }
-    }
-    if constexpr (Tiles::kHasOnes) {
-#pragma unroll
-      for (int row = 0; row < kStripRows; ++row) {
-        float& sum = out_[Tiles::kChannelTiles][2 * row];
-        sum = hidden_.without(sum, last_weight(row));
-      }
-    }
-    add_to_sum(tile_sum);
-  }
-  // What a row's last key of the tile weighs, as it is multiplied. In the last lane of four.
-  __device__ float last_weight(int row) const {
-    const uint32_t pair = p_[Tiles::kDepth - 1][kStripRows + row];
-    return to_float2(reinterpret_cast<const ElementPair<kDType>&>(pair)).y;
-  }
+  // From scores to P and sums (attention_fwd_sm90_weights.cuh).
+  template <bool kAddsToSum = !Tiles::kHasOnes>
+  __device__ void exponentiate(int k, float (&tile_sum)[kStripRows], const float (&reference)[kStripRows]);
+  __device__ void exponentiate();
+  __device__ void add_to_sum(const float (&tile_sum)[kStripRows]);
+  __device__ void rescale(int k);
+  __device__ void rescale_and_round();
+  __device__ void weigh(bool is_first);
+  __device__ void weigh_only_tile();
+  __device__ float last_weight(int row) const;
 
   const HopperForwardParams& params_;
   const Supply<Tiles>& supply_;

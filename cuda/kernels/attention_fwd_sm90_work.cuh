@@ -59,6 +59,9 @@ struct HopperForwardTiles {
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
   static constexpr bool kHasOnes = kChannels == 64;
   static constexpr int kOutTiles = kChannelTiles + kHasOnes;
+  // Whether the weights of an item's only tile are summed before they are rounded. With lengths ptxas spills,
+  // and where two blocks share the keys and there is no band; but then keys are many.
+  static constexpr bool kSumsOnlyTile = kHasOnes && !kHasOperands && !kHasLengths && (kHasBand || !kIsSplit);
 
   // Shared memory, in bytes from its begin.
   static constexpr int kQueryBytes = kGroupRows * kRowBytes;  // of one warpgroup
@@ -78,7 +81,8 @@ struct HopperForwardTiles {
   static constexpr int kValues = kKeys + kKeyStages * kTileBytes;
   static constexpr int kOnes = kValues + kValueStages * kTileBytes;
   static constexpr int kOnesBytes = kHasOnes ? kMmaRows * kBoxRowBytes : 0;
-  static constexpr int kQueryBarriers = kOnes + kOnesBytes;
+  static constexpr int kZeros = kOnes + kOnesBytes;
+  static constexpr int kQueryBarriers = kZeros + (kSumsOnlyTile ? kOnesBytes : 0);
   static constexpr int kKeyBarriers = kQueryBarriers + kQueryPlaces * kGroups * kBarrierBytes;
   static constexpr int kValueBarriers = kKeyBarriers + 2 * kKeyStages * kBarrierBytes;
   static constexpr int kMergeBarriers = kValueBarriers + 2 * kValueStages * kBarrierBytes;
@@ -194,6 +198,7 @@ class Supply {
             sBegin_ + Tiles::kMergeBarriers + warp * kBarrierBytes, ptx::block_index() % Tiles::kBlocks};
   }
   __device__ uint32_t ones() const { return sBegin_ + Tiles::kOnes; }
+  __device__ uint32_t zeros() const { return sBegin_ + Tiles::kZeros; }
   // Of a warpgroup, for the item of this round.
   __device__ uint32_t query_rows(int group, uint32_t round) const {
     return sBegin_ + query_place(group, round) * Tiles::kQueryBytes;
