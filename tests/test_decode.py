@@ -123,6 +123,20 @@ class DecodeTest(parameterized.TestCase):
             )
             assert_close(out[i], expected, tolerance("out", "bfloat16"))
 
+    @parameterized.parameters(1, 3)
+    def test_a_batch_of_a_size_not_known_when_exported(self, batch):
+        """The program has no workspace: the keys are not split."""
+        case = Case("", B=batch, T=1, S=700, N=4, K=2, D=64, key_value_lengths=True)
+        inputs = make_inputs(case, "bfloat16")
+        (size,) = jax.export.symbolic_shape("size")
+        shapes = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in inputs.items()}
+        attend = jax.jit(lambda arrays: dhp_jax.dot_product_attention(**arrays))
+        exported = jax.export.export(attend, disabled_checks=dhp_jax.DISABLE_EXPORT_CHECKS)(shapes)
+        expected, _ = reference.forward(reference.Problem(**inputs))
+        assert_close(exported.call(inputs), expected, tolerance("out", "bfloat16"))
+
+
+class SplitTest(parameterized.TestCase):
     @parameterized.parameters(AxisType.Auto, AxisType.Explicit)
     def test_each_shard_has_a_workspace_of_its_own(self, axis_type):
         """Of another size than that of the whole, which is known only inside."""
@@ -138,20 +152,6 @@ class DecodeTest(parameterized.TestCase):
         assert out.sharding.is_equivalent_to(rows, 4)
         np.testing.assert_array_equal(out, attend(inputs))
 
-    @parameterized.parameters(1, 3)
-    def test_a_batch_of_a_size_not_known_when_exported(self, batch):
-        """The program has no workspace: the keys are not split."""
-        case = Case("", B=batch, T=1, S=700, N=4, K=2, D=64, key_value_lengths=True)
-        inputs = make_inputs(case, "bfloat16")
-        (size,) = jax.export.symbolic_shape("size")
-        shapes = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in inputs.items()}
-        attend = jax.jit(lambda arrays: dhp_jax.dot_product_attention(**arrays))
-        exported = jax.export.export(attend, disabled_checks=dhp_jax.DISABLE_EXPORT_CHECKS)(shapes)
-        expected, _ = reference.forward(reference.Problem(**inputs))
-        assert_close(exported.call(inputs), expected, tolerance("out", "bfloat16"))
-
-
-class SplitTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"b": 1, "s": 4096}, 16),
         ({"b": 1, "s": 32768}, 16),

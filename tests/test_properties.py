@@ -2,7 +2,7 @@
 
 import cases
 from absl.testing import parameterized
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import dhp_jax
@@ -54,8 +54,10 @@ class PropertyTest(parameterized.TestCase):
 
     @_SETTINGS
     @given(case=_drawn_cases(), dtype=st.sampled_from(cases.DTYPES), seed=st.integers(0, 2**32 - 1))
+    @example(case=cases.Case("one bias", B=1, T=1, S=63, N=1, K=1, D=3, scale=0.0, bias=""), dtype="bfloat16", seed=4)
     def test_gradients_are_those_of_reference(self, case, dtype, seed):
         inputs, (d_out, _) = cases.make_inputs(case, dtype, seed), cases.make_cotangents(case, dtype, seed + 1)
         expected = cases.reference_backward(inputs, d_out, **case.options)
         actual = cases.run_backward(dhp_jax.dot_product_attention, inputs, d_out, **case.options)
-        cases.assert_gradients_close(actual, expected, dtype)
+        inherited = cases.inherited_by_bias(case, inputs, d_out, dtype)
+        cases.assert_gradients_close(actual, expected, dtype, inherited)

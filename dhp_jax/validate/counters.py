@@ -9,10 +9,10 @@ counters of the hardware it reads of one launch at a time. What may be concluded
   instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
   kernels: UNKNOWN. Core counters are never demoted;
 * a core counter, or any in STEADY that agrees between equal inputs, that differs between secrets: FAIL;
-* one in STEADY that differs between equal inputs says nothing, and is listed. So are all in RESTLESS, in which the
-  order of the warps has a part.
+* one in STEADY that differs between equal inputs says nothing, and is listed.
 
-Counters that leave out what a predicate switches off (`_pred_on`) may differ in constant-time code, and are not read.
+Not read are counters that leave out what a predicate switches off (`_pred_on`), which may differ in constant-time code,
+and those of the pipe of shared memory, which count waits: a launch is replayed for every few counters.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ CORE: Mapping[str, tuple[str, ...]] = {
 }
 # What else ran, of waiting loops too.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
-RESTLESS = (r"l1tex__data_pipe_lsu_wavefronts_mem_shared",)  # it counts waits; WAVEFRONTS is what was asked for
 _KERNELS = "^attention_"
-_EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
+_EQUAL = 2  # runs with equal inputs before the other secrets
 _AT_ONCE = 8  # processes, of which one measures while others start and compile
 _CALLS = 6  # of one process: a first launch under ncu takes a second longer than others
 _CALLS_AMONG_MANY = 2  # of one process where all measure at once
@@ -57,19 +56,17 @@ class Metrics:
     Attributes:
         core: group -> metrics, with suffixes.
         steady: judged where equal inputs agree.
-        restless: listed.
         single: whether the executions of single instructions are read, which count as core.
     """
 
     core: Mapping[str, tuple[str, ...]]
     steady: tuple[str, ...] = ()
-    restless: tuple[str, ...] = ()
     single: bool = False
 
     def all(self) -> list[str]:
         """Names to ask for, each once."""
         core = [name for names in self.core.values() for name in names]
-        return list(dict.fromkeys([*core, *([PER_PC] if self.single else []), *self.steady, *self.restless]))
+        return list(dict.fromkeys([*core, *([PER_PC] if self.single else []), *self.steady]))
 
     @property
     def of_hardware(self) -> bool:
@@ -91,8 +88,7 @@ def metrics(known: Iterable[str]) -> Metrics:
         group: next((found for pattern in patterns if (found := matching(pattern))), ())
         for group, patterns in CORE.items()
     }
-    steady, restless = (tuple(name for pattern in each for name in matching(pattern)) for each in (STEADY, RESTLESS))
-    return Metrics(core, steady, restless)
+    return Metrics(core, tuple(name for pattern in STEADY for name in matching(pattern)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +107,7 @@ class Judged:
     Attributes:
         kernels: that were looked at.
         findings: what is no pass.
-        restless: metrics that differ between equal inputs, or are only listed and differ at all.
+        restless: metrics in STEADY that differ between equal inputs.
         counted: largest value of each core metric.
     """
 
@@ -196,16 +192,13 @@ class _Comparison:
             self._compare("executions of single instructions", values)
 
     def other(self, read: Metrics) -> None:
-        """Counters that are judged where equal inputs agree, and those that are listed."""
+        """Counters that are judged where equal inputs agree."""
         for name in read.steady:
             values = self._values(name)
             if values and self._noisy(values):
                 self._restless.add(name)
             elif values:
                 self._compare(name, values)
-        for name in read.restless:
-            if len(set(self._values(name))) > 1:
-                self._restless.add(name)
 
     def _values(self, name: str) -> list[float]:
         """One for each launch; none where one cannot be read, which is noted."""
@@ -266,7 +259,7 @@ def _gate(name: str, read: Metrics, context: Context, at_once: int, most: int) -
     def judged(numbered: tuple[int, list[Call]]) -> Judged:
         number, program = numbered
         first = program[0].secrets()[0]
-        secrets = [*[first] * _EQUAL, *program[0].mixtures(), first]
+        secrets = [*[first] * _EQUAL, *program[0].mixtures()]
         arguments = ["--calls", *map(to_text, program), "--secrets", ",".join(secrets)]
         log = _folder(context) / f"{name.replace(' ', '_')}_{number}.csv"
         launches = ncu.run(arguments, read.all(), _KERNELS, log, alone=read.of_hardware)
@@ -312,7 +305,7 @@ def controls(context: Context) -> list[Check]:
     name = "gate 1 control"
     if reason := _controls.objection():
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
-    secrets = ["length 1024"] * _EQUAL + ["length 256", "length 1024"]
+    secrets = ["length 1024"] * _EQUAL + ["length 256"]
     arguments = ["--control", "leak", "--secrets", ",".join(secrets)]
     found = {}
     try:
