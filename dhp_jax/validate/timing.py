@@ -70,9 +70,14 @@ def run(context: Context) -> list[Check]:
     return [judge("timing", found, runs)]
 
 
-def measured(call: Call, work: int, repeats: int, runs: int, seed: int) -> Samples:
-    """Cycles of a call with each sort of secrets, `runs` of each in random order, `repeats` calls in a run."""
-    names = [_BASE, _AGAIN, *call.secrets()[1:]]
+def measured(
+    call: Call, work: int, repeats: int, runs: int, seed: int, secrets: Sequence[str] | None = None
+) -> Samples:
+    """Cycles of a call with each of `secrets`, or all sorts: `runs` of each in random order, `repeats` calls in a run.
+
+    Random ones are there twice besides.
+    """
+    names = [_BASE, _AGAIN, *(call.secrets()[1:] if secrets is None else secrets)]
     classes = [call.arrays(_BASE if name == _AGAIN else name) for name in names]
     return _sorted(names, runs, seed, lambda order: _cycles(call, work, classes, order, repeats))
 
@@ -223,24 +228,27 @@ def controls(context: Context) -> list[Check]:
     name = "timing control"
     if reason := _controls.objection():
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
-    call = CALLS[0]
-    classes = [call.arrays(_BASE)] * 2
-    repeats = _WORKS["forward"][1]
-    delayed = _sorted(
-        ["none", "delay"],
-        _RUNS,
-        2,
-        lambda order: _cycles(call, _controls.DELAYED, classes, order, repeats, [0, DELAY]),
-    )
     leaking = _sorted(["long", "short"], _RUNS, 3, lambda order: _controls.time_leak([1024, 128], order)[0])
     return [
         judge_controls(
             {
-                "64 cycles": statistics.difference(delayed["none"], delayed["delay"]),
+                "64 cycles": delayed(CALLS[0], _WORKS["forward"][1], _RUNS),
                 "stop at a length": statistics.difference(leaking["long"], leaking["short"]),
             }
         )
     ]
+
+
+def delayed(call: Call, repeats: int, runs: int) -> Difference:
+    """The forward pass with DELAY cycles more beside the one without, `runs` of each, `repeats` calls in a run."""
+    classes = [call.arrays(_BASE)] * 2
+    found = _sorted(
+        ["none", "delay"],
+        runs,
+        2,
+        lambda order: _cycles(call, _controls.DELAYED, classes, order, repeats, [0, DELAY]),
+    )
+    return statistics.difference(found["none"], found["delay"])
 
 
 def judge_controls(found: Mapping[str, Difference]) -> Check:
