@@ -19,13 +19,12 @@ from typing import Any
 
 import provenance
 
-from dhp_jax.validate import _controls, gpu, timing
+from dhp_jax.validate import _controls, gpu, timing, verdict
 from dhp_jax.validate.calls import Call
-from dhp_jax.validate.outcome import Status
+from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.statistics import Difference
 
 LENGTHS = ("one key", "half the keys", "all keys")
-_STATUS = {Status.PASS: 0, Status.FAIL: 1, Status.UNKNOWN: 3}
 _LONG = 8192  # keys from which on a call takes so long that a fifth of the runs is enough
 
 
@@ -70,8 +69,7 @@ def name_of(call: Call) -> str:
 
 def measure(call: Call, runs: int) -> Row:
     """Times a call with each length."""
-    few = call.S >= _LONG
-    runs, repeats = (runs // 5, 1) if few else (runs, 8)
+    runs, repeats = (runs // 5, 1) if call.S >= _LONG else (runs, 8)
     seen = timing.examine(functools.partial(timing.measured, call, _controls.FORWARD, repeats, runs, secrets=LENGTHS))
     return Row(name_of(call), seen, timing.delayed(call, repeats, runs))
 
@@ -93,22 +91,16 @@ def _interval(found: Difference) -> str:
     return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
-def verdict(rows: list[Row]) -> int:
-    """The exit status."""
-    statuses = [row.status for row in rows]
-    worst = next((status for status in (Status.FAIL, Status.UNKNOWN) if status in statuses), Status.PASS)
-    return _STATUS[worst]
-
-
-def run(measure: Callable[[Call, int], Row], runs: int, keep: Callable[[Mapping[str, Any]], None]) -> int:
+def run(look: Callable[[Call, int], Row], runs: int, keep: Callable[[Mapping[str, Any]], None]) -> int:
     """Times all calls, keeps the figures after each, prints the table; returns the exit status."""
     rows: list[Row] = []
     for call in CALLS:
-        rows.append(measure(call, runs))
+        rows.append(look(call, runs))
         print(f"{rows[-1].name}: {rows[-1].status.name}", flush=True)
         keep({"provenance": provenance.versions(), "rows": [dataclasses.asdict(row) for row in rows]})
     print(table(rows))
-    return verdict(rows)
+    checks = [Check(row.name, row.status, "") for row in rows]
+    return verdict.judge(checks, [row.name for row in rows]).status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -182,10 +182,8 @@ def tolerance(name: str, dtype: str) -> float:
     return bounds.tolerance(name, dtype, on_gpu)
 
 
-def assert_close(
-    actual, expected, tolerance: float, scale: float | None = None, name: str = "result", inherited: float = 0.0
-) -> None:
-    """Fails unless `actual` is `expected` to within tolerance * scale + inherited plus the rounding of its own dtype.
+def assert_close(actual, expected, tolerance: float, scale: float | None = None, name: str = "result") -> None:
+    """Fails unless `actual` is `expected` to within tolerance * scale plus the rounding of its own dtype.
 
     NaN and infinities must be at the same places. `scale` is the largest finite value of `expected` unless given.
     """
@@ -195,33 +193,18 @@ def assert_close(
     if scale is None:
         scale = np.abs(expected[finite]).max(initial=0.0)
     largest = bounds.excess(actual, expected)
-    allowed = f"{tolerance:.3g} * {scale:.3g} + {inherited:.3g}"
-    assert largest <= tolerance * scale + inherited, f"{name} is off by {largest:.3g}; {allowed} is allowed"
+    assert largest <= tolerance * scale, f"{name} is off by {largest:.3g}; {tolerance:.3g} * {scale:.3g} is allowed"
 
 
-def assert_gradients_close(actual, expected, dtype: str, inherited: float = 0.0) -> None:
+def assert_gradients_close(actual, expected, dtype: str) -> None:
     """assert_close for every gradient, relative to the largest of all of them.
 
-    One alone may be 0 but for rounding, such as that of the query where there is one key. What that of bias may be off
-    by besides is `inherited`.
+    One alone may be 0 but for rounding, such as that of the query where there is one key.
     """
     assert actual.keys() == expected.keys()
     scale = max(np.abs(x[np.isfinite(x)]).max(initial=0.0) for x in expected.values())
     for name, gradient in actual.items():
-        assert_close(gradient, expected[name], tolerance(name, dtype), scale, name, inherited if name == "bias" else 0)
-
-
-def inherited_by_bias(case: Case, inputs, d_out, dtype: str) -> float:
-    """What the rounding of the stored output adds to one value of the gradient of bias, at most.
-
-    A bias that all keys share has no gradient: what it has is that rounding, times d_out, from all rows that share the
-    value, however small the other gradients are.
-    """
-    if case.bias is None or dtype == "float32":
-        return 0.0
-    out, _ = reference.forward(reference.Problem(**inputs, **case.options))
-    of_rows = bounds.ROUNDOFF[dtype] * np.abs(out * d_out.astype(np.float64)).sum(axis=-1)  # [B, T, N]
-    return float(of_rows.sum(axis=tuple(i for i, axis in enumerate("btn") if axis not in case.bias)).max())
+        assert_close(gradient, expected[name], tolerance(name, dtype), scale, name)
 
 
 def oracle(**arguments):

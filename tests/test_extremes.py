@@ -200,6 +200,15 @@ class FewKeysTest(parameterized.TestCase):
         inputs = cases.make_inputs(case, dtype)
         if structure == "mask":
             inputs["mask"] = np.random.default_rng(2).random(inputs["mask"].shape) < 0.04
+        self._assert_exact(case, inputs)
+
+    @parameterized.product(dtype=("bfloat16", "float16"), channels=(40, 64, 128))
+    def test_likewise_of_many_rows(self, dtype, channels):
+        """Too many for the kernel for few, and so few that two blocks would share their keys if there were more."""
+        case = cases.Case("", B=1, T=2200, S=5, N=4, K=2, D=channels)
+        self._assert_exact(case, cases.make_inputs(case, dtype))
+
+    def _assert_exact(self, case, inputs):
         _, lse = cases.run_forward(dhp_jax.dot_product_attention, inputs, **case.options)
         _, expected = reference.forward(reference.Problem(**inputs, **case.options))
         np.testing.assert_allclose(lse, expected, rtol=0, atol=5e-4)

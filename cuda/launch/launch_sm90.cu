@@ -129,11 +129,12 @@ LaunchStatus launch_mask_bits(const char* stem, const ForwardParams& params, Sco
 
 constexpr int kFewKeys = 2048;  // at most: the smaller tiles are faster, DECISIONS 20
 
-// Where two blocks for each item still have a multiprocessor to themselves each.
+// Where two blocks for each item still have a multiprocessor to themselves each, and keys.
 bool prefers_split(const Shape& shape) {
   using Tiles = HopperForwardTiles<SplitHopperConfig<DType::kBFloat16, 64, false>>;  // in size as all of them
   const Grid grid = query_grid<Tiles>(shape);
-  return grid.blocks >= 0 && grid.blocks * Tiles::kBlocks <= count_multiprocessors();
+  return shape.S > Tiles::kKeyRows && grid.blocks >= 0 &&
+         grid.blocks * Tiles::kBlocks <= count_multiprocessors();
 }
 
 template <DType dtype, bool has_band>

@@ -43,7 +43,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
 # What else ran, of waiting loops too.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 _KERNELS = "^attention_"
-_EQUAL = 2  # runs with equal inputs before the other secrets
+_EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
 _AT_ONCE = 8  # processes, of which one measures while others start and compile
 _CALLS = 6  # of one process: a first launch under ncu takes a second longer than others
 _CALLS_AMONG_MANY = 2  # of one process where all measure at once
@@ -259,7 +259,7 @@ def _gate(name: str, read: Metrics, context: Context, at_once: int, most: int) -
     def judged(numbered: tuple[int, list[Call]]) -> Judged:
         number, program = numbered
         first = program[0].secrets()[0]
-        secrets = [*[first] * _EQUAL, *program[0].mixtures()]
+        secrets = [*[first] * _EQUAL, *program[0].mixtures(), first]
         arguments = ["--calls", *map(to_text, program), "--secrets", ",".join(secrets)]
         log = _folder(context) / f"{name.replace(' ', '_')}_{number}.csv"
         launches = ncu.run(arguments, read.all(), _KERNELS, log, alone=read.of_hardware)
@@ -305,7 +305,7 @@ def controls(context: Context) -> list[Check]:
     name = "gate 1 control"
     if reason := _controls.objection():
         return [Check(name, Status.SKIPPED, reason, is_control=True)]
-    secrets = ["length 1024"] * _EQUAL + ["length 256"]
+    secrets = ["length 1024"] * _EQUAL + ["length 256", "length 1024"]
     arguments = ["--control", "leak", "--secrets", ",".join(secrets)]
     found = {}
     try:
