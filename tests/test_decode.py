@@ -158,7 +158,11 @@ class SplitTest(parameterized.TestCase):
         ({"b": 1, "s": 4096}, 16),
         ({"b": 1, "s": 32768}, 16),
         ({"b": 16, "s": 4096}, 1),
-        ({"b": 64, "s": 32768}, 1),
+        ({"b": 64, "s": 8192}, 1),
+        ({"b": 64, "s": 32768}, 3),
+        ({"b": 32, "s": 32768}, 6),
+        ({"b": 256, "s": 32768}, 1),
+        ({"b": 1, "s": 2**20}, 33),
         ({"b": 1, "s": 128}, 1),
         ({"b": 1, "s": 131072, "k": 1, "n": 8}, 128),
     )
@@ -178,8 +182,9 @@ class SplitTest(parameterized.TestCase):
         assert _workspace(sizes, **fact) == _workspace(sizes)
 
     def test_the_workspace_is_small(self):
-        """Splits are for calls with few blocks, each of 16 rows."""
+        """Parts are few, each for 16 rows, or long."""
         for batch in range(1, 140):
             for keys in (100, 5000, 131072):
                 sizes = {"v": 1, "b": batch, "t": 4, "s": keys, "n": 8, "k": 2, "d": 128}
-                assert 4 * _workspace(sizes) <= 5 * 2**20
+                keys_and_values = 2 * batch * keys * 2 * 128 * 2  # bytes
+                assert 4 * _workspace(sizes) <= max(5 * 2**20, keys_and_values // 256)

@@ -190,6 +190,8 @@ __device__ inline void pin(float& value) { asm volatile("" : "+f"(value) : : "me
   DHP_WGMMA_SHARED(name, type, 10, "80",                                                                     \
                    DHP_NAMES_0 ", " DHP_NAMES_1 ", %32, %33, %34, %35, %36, %37, %38, %39",                  \
                    DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILE(8), DHP_TILE(9)), "%40", "%41", "%42")      \
+  DHP_WGMMA_SHARED(name, type, 12, "96", DHP_NAMES_0 ", " DHP_NAMES_1 ", " DHP_NAMES_2,                      \
+                   DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILES(8)), "%48", "%49", "%50")                  \
   DHP_WGMMA_SHARED(name, type, 14, "112",                                                                    \
                    DHP_NAMES_0 ", " DHP_NAMES_1 ", " DHP_NAMES_2 ", %48, %49, %50, %51, %52, %53, %54, %55", \
                    DHP_LIST(DHP_TILES(0), DHP_TILES(4), DHP_TILES(8), DHP_TILE(12), DHP_TILE(13)), "%56",    \

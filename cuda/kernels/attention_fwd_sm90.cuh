@@ -61,11 +61,13 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
   ptx::wait_for_launch_before();
   ptx::let_next_launch_start();
   if (warp == Tiles::kKeyWarp) {
+    // Every group waits for the first keys, and each for its own query rows alone.
+    supply.load(warp, item, 0);
     for (int group = 0; group < Tiles::kGroups; ++group) supply.load_query(item, group);
   }
   if constexpr (Tiles::kIsSplit) supply.block_merge(warp).begin();
   __syncthreads();
-  for (int n = 0; n < Tiles::kAhead; ++n) supply.load(warp, item, n);
+  for (int n = warp == Tiles::kKeyWarp ? 1 : 0; n < Tiles::kAhead; ++n) supply.load(warp, item, n);
 
   if (Tiles::kHasProducer && warp >= Tiles::kKeyWarp) {
     ptx::give_registers<Tiles::kProducerRegisters>();

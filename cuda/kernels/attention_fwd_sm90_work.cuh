@@ -27,11 +27,12 @@ struct HopperForwardTiles {
   static constexpr int kRowBytes = kColumns * kBoxRowBytes;                       // in shared memory
   static constexpr bool kHasOperands = Config::kHasScoreOperands;
   static constexpr bool kHasMediumTiles = kHasBand || Config::kHasFewKeys;
-  // Four warpgroups of 64 channels fit the registers of an SM, or three of 96; what is measured is in
-  // DECISIONS.
-  static constexpr bool kHasProducer = kChannels > 64 || kHasOperands;
+  // Four warpgroups of 64 channels fit the registers of an SM, or of 96 channels four with smaller tiles and
+  // three with larger ones; what is measured is in DECISIONS.
   static constexpr bool kIsThree = kChannels == 96 && kHasMediumTiles;
-  static constexpr int kGroups = !kHasProducer ? 4 : kIsThree ? 3 : 2;
+  static constexpr bool kIsFour = (kChannels == 64 || (kChannels == 96 && !kIsThree)) && !kHasOperands;
+  static constexpr bool kHasProducer = !kIsFour;
+  static constexpr int kGroups = kIsFour ? 4 : kIsThree ? 3 : 2;
   // Whether the scores of the next tile are under way beside P . value, where registers allow.
   static constexpr bool kOverlaps = kGroups == 2 && !(kChannels == 256 && kHasOperands);
   // Whether P . value runs beside the exponentials of the next tile, too. What is measured is in DECISIONS.
@@ -45,14 +46,16 @@ struct HopperForwardTiles {
   // Score operands take registers.
   static constexpr int kKeyRows = kChannels == 256 || kHasOperands     ? 80
                                   : kChannels == 192                   ? 112
+                                  : kChannels == 96 && kIsFour         ? 96
                                   : kChannels == 64 || kHasMediumTiles ? 128
                                                                        : 176;
   static constexpr int kKeyStages = kChannels > 128                   ? 2
                                     : kChannels == 64 || kHasOperands ? 4
-                                    : kHasMediumTiles && !kIsThree    ? 3
+                                    : kIsThree                        ? 2
+                                    : kIsFour || kHasMediumTiles      ? 3
                                                                       : 2;
   // Query rows of two items and five tiles of 128 keys fill the shared memory.
-  static constexpr int kValueStages = kKeyStages == 3 ? 2 : kKeyStages;
+  static constexpr int kValueStages = kKeyStages == 3 && !kIsFour ? 2 : kKeyStages;
   static constexpr int kAhead = kKeyStages / 2;  // tiles between the copy of one and its use
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kDepth = kKeyRows / kMmaDepth<kDType>;

@@ -27,20 +27,23 @@ inline int64_t decode_row_blocks(const Shape& shape) {
 
 // The number that takes least time. A GPU of kBlocks blocks at a time works in rounds; a block takes as long
 // as its keys, in steps, and one step more to begin and to end; joining the parts takes half a step. Beyond
-// four rounds there is little to gain, and much to join.
+// four rounds there is little to gain, and much to join. But where blocks for one part each would do, and
+// parts stay long in ten rounds, ten are faster: memory serves some multiprocessors better than others, and
+// those then take more of the blocks.
 inline int64_t decode_splits(const Shape& shape) {
-  constexpr int64_t kBlocks = 132, kStepKeys = 128, kMostBlocks = 4 * kBlocks;
+  constexpr int64_t kBlocks = 132, kStepKeys = 128, kMostRounds = 4, kEvenRounds = 10, kLongSteps = 40;
   const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t units = shape.V * shape.B * shape.K * decode_row_blocks(shape);
+  const int64_t units = std::max<int64_t>(shape.V * shape.B * shape.K * decode_row_blocks(shape), 1);
   const int64_t steps = divide_up(shape.S, kStepKeys);
   int64_t best = 1, least = INT64_MAX;
-  const int64_t most = std::min(steps, kMostBlocks / std::max<int64_t>(units, 1));
+  const int64_t most = std::min(steps, kMostRounds * kBlocks / units);
   for (int64_t splits = 1; splits <= most; ++splits) {
     const int64_t half_steps =
         2 * divide_up(units * splits, kBlocks) * (divide_up(steps, splits) + 1) + (splits > 1);
     if (half_steps < least) best = splits, least = half_steps;
   }
-  return best;
+  const int64_t even = divide_up(kEvenRounds * kBlocks, units);
+  return best == 1 && steps >= even * kLongSteps ? even : best;
 }
 
 // Elements of the workspace: for each part and query row, its share of the output, its largest score and its
