@@ -8,8 +8,10 @@ counters of the hardware it reads of one launch at a time. What may be concluded
 * a core counter (CORE, the wavefronts of shared memory that instructions ask for, and the executions of each
   instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
   kernels: UNKNOWN. Core counters are never demoted;
-* a core counter, or any in STEADY that agrees between equal inputs, that differs between secrets: FAIL;
-* one in STEADY that differs between equal inputs says nothing, and is listed.
+* a core counter, or any in STEADY that counts no waiting loop and agrees between equal inputs, that differs between
+  secrets: FAIL;
+* one in STEADY that counts waiting loops, or differs between equal inputs, says nothing, and is listed. (Equal inputs
+  may wait equally long by chance. The executions of each instruction speak for what does not wait.)
 
 Not read are counters that leave out what a predicate switches off (`_pred_on`), which may differ in constant-time code,
 and those of the pipe of shared memory, which count waits: a launch is replayed for every few counters.
@@ -40,7 +42,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "LSU requests": (r"l1tex__t_requests_pipe_lsu_mem_global_op_(ld|st)",),
     "LSU sectors": (r"l1tex__t_sectors_pipe_lsu_mem_global_op_(ld|st)",),
 }
-# What else ran, of waiting loops too.
+# What else ran, which counts waiting loops where there are any.
 STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 _KERNELS = "^attention_"
 _EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
@@ -55,7 +57,7 @@ class Metrics:
 
     Attributes:
         core: group -> metrics, with suffixes.
-        steady: judged where equal inputs agree.
+        steady: judged where equal inputs agree and no loop waits.
         single: whether the executions of single instructions are read, which count as core.
     """
 
@@ -107,7 +109,7 @@ class Judged:
     Attributes:
         kernels: that were looked at.
         findings: what is no pass.
-        restless: metrics in STEADY that differ between equal inputs.
+        restless: metrics in STEADY that differ between equal inputs, or count waiting loops.
         counted: largest value of each core metric.
     """
 
@@ -150,7 +152,7 @@ def judge(
             comparison.core(read, counted)
             if read.single:
                 comparison.instructions((waiting or {}).get(kernel, frozenset()))
-            comparison.other(read)
+            comparison.other(read, waits=bool((waiting or {}).get(kernel)))
     return Judged(frozenset(by_kernel), tuple(findings), frozenset(restless), counted)
 
 
@@ -191,11 +193,11 @@ class _Comparison:
         else:
             self._compare("executions of single instructions", values)
 
-    def other(self, read: Metrics) -> None:
-        """Counters that are judged where equal inputs agree."""
+    def other(self, read: Metrics, *, waits: bool) -> None:
+        """Counters that are judged where equal inputs agree, unless it `waits`: then they may agree by chance."""
         for name in read.steady:
             values = self._values(name)
-            if values and self._noisy(values):
+            if values and (waits or self._noisy(values)):
                 self._restless.add(name)
             elif values:
                 self._compare(name, values)
@@ -268,7 +270,7 @@ def _gate(name: str, read: Metrics, context: Context, at_once: int, most: int) -
     try:
         ncu.tool()
         with ThreadPoolExecutor(at_once + 1) as pool:
-            waiting = pool.submit(waiting_loops) if read.single else pool.submit(dict)
+            waiting = pool.submit(waiting_loops)
             found = list(pool.map(judged, enumerate(programs(every_call(), most))))
         return [conclude(name, found, read, proof.names(gpu.architecture()))]
     except NoCountersError as reason:

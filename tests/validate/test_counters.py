@@ -110,6 +110,14 @@ class JudgeTest(parameterized.TestCase):
         assert check(found, waiting={_KERNEL: frozenset({16})}).status is Status.PASS
         assert check(found, waiting={_KERNEL: frozenset({32})}).status is Status.FAIL
 
+    def test_what_counts_waiting_loops_is_listed_though_equal_inputs_agree(self):
+        """By chance: three equal runs of five waited as long, and one with other secrets not."""
+        found = check(launches(launch(issued=503.0)), waiting={_KERNEL: frozenset({16})})
+        assert found.status is Status.PASS
+        assert found.figures["noisy"] == ["issued.sum"]
+        assert check(launches(launch(issued=503.0)), waiting={"another": frozenset({16})}).status is Status.FAIL
+        assert check(launches(launch(xu=33.0)), waiting={_KERNEL: frozenset({16})}).status is Status.FAIL
+
     def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
         back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
         ahead = report.Branch(32, "@P0 BRA `(.L_x_9)", "wait", None)
