@@ -6,8 +6,9 @@ captured (peers/chain.py), so this is the time of replayed graphs, whoever made 
 alone.
 
 Implementations take turns in each round, in another order each time, so that all meet the same clocks and temperatures:
-after one that waits for memory the clock is high, and whoever always came next would have it. A call finds the L2 cache
-as its predecessor left it (WARM). COLD programs also write FLUSH_BYTES before each call; FLUSH programs do only that,
+after one that waits for memory the clock is high, and whoever always came next would have it. What a turn begins with,
+in the clocks and the process that the last one left, is not timed. A call finds the L2 cache as its predecessor left it
+(WARM). COLD programs also write FLUSH_BYTES before each call; FLUSH programs do only that,
 and their time is taken off.
 
 A GPU that has rested is cool and runs at its highest clock; under load, power brings the clock down within a second. So
@@ -109,7 +110,7 @@ def compare(
     Args:
         programs: what makes the program of so many calls, by name.
         calls: of the shorter program.
-        rounds: of a run; in each every implementation runs all its programs once. At least 3.
+        rounds: of a run; in each every implementation runs its first program, then all of them, timed. At least 3.
         runs: how many, with the same programs.
         rest: seconds for which the device idles before each run.
         cold: whether each call finds nothing of its arrays in the L2 cache.
@@ -142,6 +143,8 @@ def _run(
     orders = random.Random(0)
     for _ in range(rounds):
         for name, weighted in orders.sample(list(chains.items()), len(chains)):
+            _, shorter = weighted[0]
+            shorter()
             values[name].append(sum(weight * seconds_of(run) for weight, run in weighted))
             if clock:
                 clocks[name].append(clock())

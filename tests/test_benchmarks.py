@@ -181,10 +181,26 @@ class TimerTest(parameterized.TestCase):
             return lambda calls, mode: lambda: ran.append(name)
 
         timer.compare({name: build(name) for name in "abc"}, 4, 20)
-        rounds = ["".join(ran[i : i + 6 : 2]) for i in range(6, len(ran), 6)]
+        rounds = ["".join(ran[i : i + 9 : 3]) for i in range(6, len(ran), 9)]
         assert len(rounds) == 20
         assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
         assert {pair for order in rounds for pair in (order[:2], order[1:])} == {"ab", "ac", "ba", "bc", "ca", "cb"}
+
+    def test_what_a_turn_begins_with_is_not_timed(self):
+        """A program that comes after another implementation's takes 20 ms more; a call takes 1."""
+        now, last = [0.0], [""]
+
+        def build(name):
+            def run(calls):
+                now[0] += 1e-3 * calls + 20e-3 * (last[0] != name)
+                last[0] = name
+
+            return lambda calls, mode: lambda: run(calls)
+
+        with unittest.mock.patch("time.perf_counter", side_effect=lambda: now[0]):
+            (found,), refusals = timer.compare({name: build(name) for name in "ab"}, 4, 3)
+        assert refusals == {}
+        assert [timing.seconds for timing in found.values()] == pytest.approx([1e-3, 1e-3])
 
     def test_without_a_driver_no_clock_is_read(self):
         if jax.default_backend() == "cpu":

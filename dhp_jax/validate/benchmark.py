@@ -29,7 +29,7 @@ def run(context: Context) -> list[Check]:
         return [Check("benchmark", Status.SKIPPED, "no folder benchmarks/: run in a source tree of dhp_jax")]
     output = context.folder / "benchmark.json"
     output.unlink(missing_ok=True)
-    quick = ["--quick"] if context.quick or gpu.objection() else ["--rounds=7", f"--budget={_BUDGET}"]
+    quick = ["--quick"] if context.quick or gpu.objection() else ["--rounds=15", f"--budget={_BUDGET}"]
     command = [sys.executable, str(folder / program), f"--output={output}", *quick]
     done = subprocess.run(command, timeout=_SECONDS, check=False)
     if done.returncode or not output.exists():
