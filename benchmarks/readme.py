@@ -18,7 +18,7 @@ import results
 ROOT = results.FOLDER.parent
 BEGIN, END = "<!-- made by benchmarks/readme.py -->\n", "<!-- end of what it made -->\n"
 PLOT = results.FOLDER / "plots" / "throughput.svg"
-_KEPT = ("torch cuDNN", "torch FlashAttention-2", "FlashAttention-3", "FlashAttention-4", "jax.nn xla")
+_KEPT = ("jax.nn cudnn", "torch cuDNN", "torch FlashAttention-2", "FlashAttention-3", "FlashAttention-4", "jax.nn xla")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
