@@ -13,7 +13,6 @@ from test_differences import (
     HugeScoreTest,
     LengthTest,
     LogSumExpTest,
-    MemoryTest,
     NotFiniteTest,
     PastLengthTest,
     SubnormalTest,
@@ -21,6 +20,7 @@ from test_differences import (
 from test_extremes import FewKeysTest, LargeScoreTest
 from test_forward import ArgumentFormTest, ForwardTest
 from test_masks import BroadcastTest, ContentTest, OtherWayTest
+from test_memory import MemoryTest
 from test_properties import PropertyTest
 from test_tile_edges import HopperTileEdgeTest, SmallTileEdgeTest, TileEdgeTest
 
