@@ -14,10 +14,18 @@ import unittest.mock
 import weakref
 import xml.etree.ElementTree as ElementTree
 
+import clock
 import jax
 import numpy as np
+import plots
+import provenance
 import pytest
+import readme
+import results
+import shapes
+import timer
 from absl.testing import parameterized
+from peers import OURS, PEERS, chain
 
 from dhp_jax.validate import benchmark, svg
 from dhp_jax.validate.outcome import Status
@@ -28,21 +36,6 @@ RESULTS = sorted(
     for path in [*BENCHMARKS.glob("history/*.json"), *BENCHMARKS.glob("results/*.json")]
     if "latency" not in path.name  # benchmarks/latency has a form of its own
 )
-
-
-def setUpModule():
-    sys.path.insert(0, str(BENCHMARKS))
-
-
-setUpModule()
-import clock  # noqa: E402
-import plots  # noqa: E402
-import provenance  # noqa: E402
-import readme  # noqa: E402
-import results  # noqa: E402
-import shapes  # noqa: E402
-import timer  # noqa: E402
-from peers import OURS, PEERS, chain  # noqa: E402
 
 _PROVENANCE = {"date": "2026-11-22", "commit": "unknown", "jax": "0", "dhp_jax": "0"}
 

@@ -3,22 +3,13 @@
 import contextlib
 import io
 import json
-import pathlib
-import sys
 
+import cycles
 import numpy as np
 import pytest
 from absl.testing import parameterized
 
 from dhp_jax.validate import statistics, timing
-
-
-def setUpModule():
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-
-
-setUpModule()
-import cycles  # noqa: E402
 
 
 def cycles_of(call, longer=0.0, delay=64.0):

@@ -84,8 +84,7 @@ def run(
         NoCountersError: ncu is missing or has no permission.
         CountersError: ncu or the child failed, or wrote what cannot be read.
     """
-    # What is read does not depend on what caches hold, and to flush them takes an eighth of the time.
-    command = [tool(), "--target-processes", "all", "--clock-control", "none", "--cache-control", "none"]
+    command = [tool(), "--target-processes", "all", "--clock-control", "none", "--cache-control", "all"]
     command += ["--replay-mode", "kernel", "-k", f"regex:{kernels}", "--metrics", ",".join(metrics), "--csv"]
     command += ["--page", "raw", "--print-metric-instances", "values", "--print-units", "base"]
     command += ["--print-kernel-base", "mangled", "--log-file", str(log)]
