@@ -26,6 +26,7 @@ from dhp_jax.validate.statistics import Difference
 
 LENGTHS = ("one key", "half the keys", "all keys")
 _LONG = 8192  # keys from which on a call takes so long that a fifth of the runs is enough
+_REST = 3_000_000  # ns after each run, so that the GPU stays below its limit of power: a run takes up to 2 ms
 
 
 def _call(b: int, t: int, s: int, n: int, k: int, channels: int, **options: Any) -> Call:
@@ -69,9 +70,9 @@ def name_of(call: Call) -> str:
 
 def measure(call: Call, runs: int) -> Row:
     """Times a call with each length."""
-    runs, repeats = (runs // 5, 1) if call.S >= _LONG else (runs, 8)
-    seen = timing.examine(functools.partial(timing.measured, call, _controls.FORWARD, repeats, runs, secrets=LENGTHS))
-    return Row(name_of(call), seen, timing.delayed(call, repeats, runs))
+    pace = timing.Pace(runs // 5, 1, _REST) if call.S >= _LONG else timing.Pace(runs, 8, _REST)
+    seen = timing.examine(functools.partial(timing.measured, call, _controls.FORWARD, pace, secrets=LENGTHS))
+    return Row(name_of(call), seen, timing.delayed(call, pace))
 
 
 def table(rows: list[Row]) -> str:

@@ -9,6 +9,8 @@
 // ships. The price is the time between two kernels, which is the same for all classes.
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "controls/controls.h"
@@ -144,8 +146,14 @@ class Run {
     check(error, "no graph");
   }
 
-  void replay(int64_t times) const {
-    for (int64_t i = 0; i < times; ++i) check(cudaGraphLaunch(executable_, stream_), "a run did not start");
+  // Without a rest the runs follow each other as fast as the GPU takes them.
+  void replay(int64_t times, std::chrono::nanoseconds rest) const {
+    for (int64_t i = 0; i < times; ++i) {
+      check(cudaGraphLaunch(executable_, stream_), "a run did not start");
+      if (rest.count() == 0) continue;
+      check(cudaStreamSynchronize(stream_), "a run failed");
+      std::this_thread::sleep_for(rest);
+    }
     check(cudaStreamSynchronize(stream_), "a run failed");
   }
 
@@ -171,7 +179,7 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
           int32_t num_classes, const int32_t* order, int64_t samples, int32_t num_sms, int32_t* cycles,
           int64_t* nanoseconds) {
   const int64_t least = work == kDhpLeak ? kLeakColumns * 4 + 16 : 16;
-  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1 || call.repeats < 1) {
+  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1 || call.repeats < 1 || call.rest < 0) {
     throw std::runtime_error("dhp_controls: a block must be a multiple of 16 bytes and hold its operands.");
   }
   for (int64_t i = 0; i < samples; ++i) {
@@ -219,7 +227,7 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
     control_next<<<1, 1, 0, stream>>>(sample.data());
     check(cudaGetLastError(), "a kernel of the stopwatch did not launch");
   });
-  run.replay(runs - 1);
+  run.replay(runs - 1, std::chrono::nanoseconds(call.rest));
 
   std::vector<int32_t> all_cycles(runs * num_sms);
   std::vector<int64_t> all_nanoseconds(runs);

@@ -41,6 +41,7 @@ class _Call(ctypes.Structure):
         ("is_causal", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("repeats", ctypes.c_int32),
+        ("rest", ctypes.c_int64),
         ("offsets", ctypes.c_int64 * len(_OFFSETS)),
     )
 
@@ -110,7 +111,13 @@ def num_sms() -> int:
 
 
 def time_call(
-    call: Call, work: int, classes: list[Arrays], order: Any, waits: list[int] | None = None, repeats: int = 1
+    call: Call,
+    work: int,
+    classes: list[Arrays],
+    order: Any,
+    waits: list[int] | None = None,
+    repeats: int = 1,
+    rest: int = 0,
 ) -> tuple[Any, Any]:
     """Times one run for each entry of `order`.
 
@@ -121,6 +128,7 @@ def time_call(
         order: int32 [samples], the class of each run.
         waits: for DELAYED: cycles to wait for, of each class.
         repeats: calls in a run, one after the other.
+        rest: nanoseconds in which the GPU has no work after each run.
 
     Returns:
         SM cycles [samples, SMs] (0: not read), and nanoseconds [samples], of whole runs.
@@ -131,7 +139,7 @@ def time_call(
     ]
     described = _Call(call.B, call.T, call.S, call.N, call.K, call.channels)
     described.dtype, described.is_causal = _DTYPES.index(call.dtype), int(call.is_causal)
-    described.scale, described.repeats = float(call.channels) ** -0.5, repeats
+    described.scale, described.repeats, described.rest = float(call.channels) ** -0.5, repeats, rest
     described.offsets = (ctypes.c_int64 * len(_OFFSETS))(*(offsets.get(name, -1) for name in _OFFSETS))
     return _time(described, work, blocks, order)
 

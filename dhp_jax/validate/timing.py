@@ -58,6 +58,22 @@ CALLS = (
 _WORKS = {"forward": (_controls.FORWARD, 8), "backward": (_controls.BACKWARD, 2)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How a call is timed.
+
+    Attributes:
+        runs: of each class.
+        repeats: calls in a run, one after the other.
+        rest: nanoseconds without work after each run. Long calls without one bring a GPU to its limit of power, where a
+            run takes the longer the more power those before it drew.
+    """
+
+    runs: int
+    repeats: int
+    rest: int = 0
+
+
 def run(context: Context) -> list[Check]:
     """Forward and backward of some calls, each with all sorts of secrets."""
     if reason := _controls.objection():
@@ -66,25 +82,20 @@ def run(context: Context) -> list[Check]:
     found = {}
     for call in CALLS[1:2] if context.quick else CALLS:
         for name, (work, repeats) in _WORKS.items():
-            found[f"{call.name} {name}"] = examine(functools.partial(measured, call, work, repeats, runs))
+            found[f"{call.name} {name}"] = examine(functools.partial(measured, call, work, Pace(runs, repeats)))
     return [judge("timing", found, runs)]
 
 
-def measured(
-    call: Call, work: int, repeats: int, runs: int, seed: int, secrets: Sequence[str] | None = None
-) -> Samples:
-    """Cycles of a call with each of `secrets`, or all sorts: `runs` of each in random order, `repeats` calls in a run.
-
-    Random ones are there twice besides.
-    """
+def measured(call: Call, work: int, pace: Pace, seed: int, secrets: Sequence[str] | None = None) -> Samples:
+    """Cycles of a call with each of `secrets`, or all sorts, in random order; random ones are there twice besides."""
     names = [_BASE, _AGAIN, *(call.secrets()[1:] if secrets is None else secrets)]
     classes = [call.arrays(_BASE if name == _AGAIN else name) for name in names]
-    return _sorted(names, runs, seed, lambda order: _cycles(call, work, classes, order, repeats))
+    return _sorted(names, pace.runs, seed, lambda order: _cycles(call, work, classes, order, pace))
 
 
-def _cycles(call: Call, work: int, classes: list[Any], order: Any, repeats: int, waits: list[int] | None = None) -> Any:
+def _cycles(call: Call, work: int, classes: list[Any], order: Any, pace: Pace, waits: list[int] | None = None) -> Any:
     """SM cycles of one call, [samples, SMs]; 0 where they were not read."""
-    return _controls.time_call(call, work, classes, order, waits, repeats)[0] / repeats
+    return _controls.time_call(call, work, classes, order, waits, pace.repeats, pace.rest)[0] / pace.repeats
 
 
 def _sorted(names: Sequence[str], runs: int, seed: int, measure: Callable[[Any], Any]) -> Samples:
@@ -232,21 +243,21 @@ def controls(context: Context) -> list[Check]:
     return [
         judge_controls(
             {
-                "64 cycles": delayed(CALLS[0], _WORKS["forward"][1], _RUNS),
+                "64 cycles": delayed(CALLS[0], Pace(_RUNS, _WORKS["forward"][1])),
                 "stop at a length": statistics.difference(leaking["long"], leaking["short"]),
             }
         )
     ]
 
 
-def delayed(call: Call, repeats: int, runs: int) -> Difference:
-    """The forward pass with DELAY cycles more beside the one without, `runs` of each, `repeats` calls in a run."""
+def delayed(call: Call, pace: Pace) -> Difference:
+    """The forward pass with DELAY cycles more beside the one without."""
     classes = [call.arrays(_BASE)] * 2
     found = _sorted(
         ["none", "delay"],
-        runs,
+        pace.runs,
         2,
-        lambda order: _cycles(call, _controls.DELAYED, classes, order, repeats, [0, DELAY]),
+        lambda order: _cycles(call, _controls.DELAYED, classes, order, pace, [0, DELAY]),
     )
     return statistics.difference(found["none"], found["delay"])
 

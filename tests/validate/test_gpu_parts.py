@@ -27,7 +27,7 @@ _KNOWN = (
 def device(shifts=None):
     """In the place of _controls.time_call: `shifts` is cycles of a call by (class, work)."""
 
-    def time_call(call, work, classes, order, waits=None, repeats=1):
+    def time_call(call, work, classes, order, waits=None, repeats=1, rest=0):
         rng = np.random.default_rng(len(order) + work)
         cycles = 30_000 + 30 * rng.standard_normal((len(order), 1)) + rng.standard_normal((len(order), _SMS))
         for index in range(len(classes)):
