@@ -25,8 +25,8 @@ from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.statistics import Difference
 
 LENGTHS = ("one key", "half the keys", "all keys")
-_LONG = 8192  # keys from which on a call takes so long that a fifth of the runs is enough
-_REST = 3_000_000  # ns after each run, so that the GPU stays below its limit of power: a run takes up to 2 ms
+_LONG = 2048  # queries from which on calls take so long that a fifth of the runs is enough, and draw so much power that
+_REST = 4_000_000  # nanoseconds without work must follow each, or the limit of power makes it pay for those before
 
 
 def _call(b: int, t: int, s: int, n: int, k: int, channels: int, **options: Any) -> Call:
@@ -70,7 +70,7 @@ def name_of(call: Call) -> str:
 
 def measure(call: Call, runs: int) -> Row:
     """Times a call with each length."""
-    pace = timing.Pace(runs // 5, 1, _REST) if call.S >= _LONG else timing.Pace(runs, 8, _REST)
+    pace = timing.Pace(runs // 5, 4, _REST) if call.T >= _LONG else timing.Pace(runs, 32)
     seen = timing.examine(functools.partial(timing.measured, call, _controls.FORWARD, pace, secrets=LENGTHS))
     return Row(name_of(call), seen, timing.delayed(call, pace))
 

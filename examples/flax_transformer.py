@@ -15,7 +15,6 @@ The modules beside this one, in reading order: `transformer_model` (the model an
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from flax import nnx
 from generation import Continuation, Prompts, cache_error, generate, join_texts, pad_prompts, tokens_per_second
 from loss_plot import save_loss_plot
 from training import LossCurve, TrainingConfig, held_out_windows, train
-from transformer_model import Transformer, TransformerConfig
+from transformer_model import Transformer, TransformerConfig, fastest_of_jax
 
 import dhp_jax
 
@@ -93,9 +92,7 @@ def model_config() -> TransformerConfig:
 
 def with_attention_of_jax(model: Transformer) -> Transformer:
     """Returns a model with the same parameters and the attention of JAX, the fastest that there is for the device."""
-    attend = functools.partial(
-        jax.nn.dot_product_attention, implementation="cudnn" if jax.default_backend() == "gpu" else None
-    )
+    attend = fastest_of_jax(model.config.dtype)
 
     def decode(cache: dhp_jax.KVCache, query: jax.Array) -> jax.Array:
         return attend(query, cache.key, cache.value, key_value_seq_lengths=cache.length)

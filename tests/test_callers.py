@@ -6,8 +6,10 @@ Axis letters as everywhere, and M model channels, L layers.
 import functools
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,20 @@ class EquinoxTest(parameterized.TestCase):
         parameters, static = eqx.partition(module, eqx.is_array)
         lowered = jax.jit(lambda parameters: self._loss(eqx.combine(parameters, static), self.x, self.mask))
         assert native_calls(lowered.lower(parameters).as_text()) == ["fwd"]
+
+
+class ExampleTest(parameterized.TestCase):
+    """What examples/flax_transformer.py compares with."""
+
+    @parameterized.parameters(
+        ("gpu", "bfloat16", "cudnn"), ("gpu", "float32", None), ("cpu", "bfloat16", None), ("cpu", "float32", None)
+    )
+    def test_jax_takes_its_fastest_way_that_there_is(self, backend, dtype, implementation):
+        examples = pathlib.Path(__file__).parent.parent / "examples"
+        with mock.patch.object(sys, "path", [str(examples), *sys.path]):
+            model = runpy.run_path(str(examples / "transformer_model.py"))
+        with mock.patch.object(jax, "default_backend", return_value=backend):
+            assert model["fastest_of_jax"](dtype).keywords == {"implementation": implementation}
 
 
 class QuickstartTest(parameterized.TestCase):

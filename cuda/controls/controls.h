@@ -19,7 +19,7 @@ struct DhpControlCall {
   int32_t is_causal;
   float scale;
   int32_t repeats;  // calls in one timed run
-  int64_t rest;     // ns without work after each run: at its limit of power a GPU makes a run pay for those before
+  int64_t rest;     // ns without work after each run, for a GPU at its limit of power
   // query, key, value, bias [1, N, T, S] float32, mask [B, 1, T, S], query and key/value lengths [B], d_out;
   // -1: absent
   int64_t offsets[8];
