@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "device/ct.cuh"
 #include "device/fused_softmax.cuh"
 #include "device/merge.cuh"
 #include "device/ptx.cuh"
@@ -129,7 +130,6 @@ struct StatisticOfLane {
   bool is_of_sum;
 
   __device__ StatisticOfLane(const FusedSoftmax& softmax, uint32_t rank, float scale, float exponent_scale) {
-    constexpr float kLn2 = 0.6931471805599453f;
     const bool is_second = rank != 0;
     is_of_sum = threadIdx.x % 4 != 0;
     const float sum = is_second ? softmax.sum[1] : softmax.sum[0];

@@ -50,14 +50,12 @@ __device__ inline float ct_log2(float x) { return ptx::lg2(x); }
 __device__ inline float ct_reciprocal(float x) { return ptx::rcp(x); }
 
 inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
 
 // e^x. The caller has subtracted the row's maximum or log-sum-exp, so |x| is small wherever the result
 // matters: rounding x * log2(e) costs a relative error of at most |x| * 2^-23.
 __device__ inline float ct_exp(float x) { return ct_exp2(x * kLog2E); }
 
-__device__ inline float ct_log(float x) {
-  constexpr float kLn2 = 0.6931471805599453f;
-  return ct_log2(x) * kLn2;
-}
+__device__ inline float ct_log(float x) { return ct_log2(x) * kLn2; }
 
 }  // namespace dhp

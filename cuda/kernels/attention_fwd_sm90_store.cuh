@@ -14,7 +14,6 @@ namespace dhp {
 // free by now, or 16 bytes a lane. The first takes 150 instructions of a warp less with 128 channels.
 template <typename Config>
 __device__ void GroupAttention<Config>::store(const Item<Tiles>& done) const {
-  constexpr float kLn2 = 0.6931471805599453f;
   constexpr int kChunkTiles = 4;  // whose words in four lanes make four chunks
   const Shape& shape = problem().shape;
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;

@@ -264,7 +264,7 @@ def _gate(name: str, read: Metrics, context: Context, at_once: int, most: int) -
         secrets = [*[first] * _EQUAL, *program[0].mixtures(), first]
         arguments = ["--calls", *map(to_text, program), "--secrets", ",".join(secrets)]
         log = _folder(context) / f"{name.replace(' ', '_')}_{number}.csv"
-        launches = ncu.run(arguments, read.all(), _KERNELS, log, alone=read.of_hardware)
+        launches = ncu.run(arguments, read.all(), _KERNELS, log, alone=read.of_hardware, flushed=False)
         return judge(launches, secrets, read, waiting.result())
 
     try:
@@ -313,7 +313,7 @@ def controls(context: Context) -> list[Check]:
     try:
         for kind, read in (("executions", EXECUTIONS), ("counters", metrics(ncu.known_metrics()))):
             log = _folder(context) / f"control_{kind}.csv"
-            launches = ncu.run(arguments, read.all(), "^control_leak", log, alone=read.of_hardware)
+            launches = ncu.run(arguments, read.all(), "^control_leak", log, alone=read.of_hardware, flushed=False)
             found[kind] = judge(launches, secrets, read)
     except NoCountersError as reason:
         return [Check(name, Status.SKIPPED, str(reason), is_control=True)]

@@ -68,7 +68,7 @@ def known_metrics() -> frozenset[str]:
 
 
 def run(
-    arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pathlib.Path, *, alone: bool
+    arguments: Sequence[str], metrics: Sequence[str], kernels: str, log: pathlib.Path, *, alone: bool, flushed: bool
 ) -> list[Launch]:
     """Runs `python -m dhp_jax.validate._one` under ncu; its launches, in order.
 
@@ -79,12 +79,15 @@ def run(
         log: where ncu writes what it measured; kept.
         alone: whether other processes that ncu looks at wait while it measures a launch of this one, as counters of the
             hardware need. It has a lock for that in the folder for temporary files.
+        flushed: whether every replay of a launch begins with empty caches. Counts of instructions and addresses are the
+            same with and without; traffic and time are not.
 
     Raises:
         NoCountersError: ncu is missing or has no permission.
         CountersError: ncu or the child failed, or wrote what cannot be read.
     """
-    command = [tool(), "--target-processes", "all", "--clock-control", "none", "--cache-control", "all"]
+    command = [tool(), "--target-processes", "all", "--clock-control", "none"]
+    command += ["--cache-control", "all" if flushed else "none"]
     command += ["--replay-mode", "kernel", "-k", f"regex:{kernels}", "--metrics", ",".join(metrics), "--csv"]
     command += ["--page", "raw", "--print-metric-instances", "values", "--print-units", "base"]
     command += ["--print-kernel-base", "mangled", "--log-file", str(log)]

@@ -47,7 +47,9 @@ def run(context: Context) -> list[Check]:
         kernels = []
         for call in CALLS:
             log = folder / f"{call.name}.csv"
-            launches = ncu.run(["--calls", to_text(call), "--secrets", "random"], names, "^attention_", log, alone=True)
+            launches = ncu.run(
+                ["--calls", to_text(call), "--secrets", "random"], names, "^attention_", log, alone=True, flushed=True
+            )
             for launch in launches:
                 if missing := [name for name in names if not launch.metrics.get(name, math.nan) >= 0]:
                     raise CountersError(f"{launch.kernel} has no {', '.join(missing)}")

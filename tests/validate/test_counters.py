@@ -260,13 +260,14 @@ _WRITES = 'pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text
 class ToolTest(parameterized.TestCase):
     """With a program in the place of ncu."""
 
-    def use(self, body, alone=True):
+    def use(self, body, alone=True, flushed=False):
         folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
         program = folder / "ncu"
         program.write_text(_FAKE.format(python=sys.executable, body=textwrap.dedent(body)))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.enter_context(mock.patch.object(ncu, "tool", return_value=str(program)))
-        return ncu.run(["--suite"], ["sm__a.sum"], "^attention_", folder / "log.csv", alone=alone)
+        log = folder / "log.csv"
+        return ncu.run(["--suite"], ["sm__a.sum"], "^attention_", log, alone=alone, flushed=flushed)
 
     def test_launches_are_read_from_what_it_writes(self):
         assert len(self.use(_WRITES.format(table=_TABLE))) == 2
@@ -279,6 +280,14 @@ class ToolTest(parameterized.TestCase):
             table = '"ID","Kernel Name","sm__a.sum"' + chr(10) + f'"0","k","{{same}}"'
             pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text(table)"""
         assert self.use(body, alone)[0].metrics["sm__a.sum"] == same
+
+    @parameterized.parameters((True, "all"), (False, "none"))
+    def test_caches_are_flushed_where_that_is_asked_for(self, flushed, control):
+        body = """\
+            table = '"ID","Kernel Name","' + arguments[arguments.index("--cache-control") + 1] + '__a.sum"'
+            table += chr(10) + '"0","k","7"'
+            pathlib.Path(arguments[arguments.index("--log-file") + 1]).write_text(table)"""
+        assert self.use(body, flushed=flushed)[0].metrics == {f"{control}__a.sum": 7}
 
     def test_known_metrics(self):
         self.use(_WRITES.format(table=_TABLE))

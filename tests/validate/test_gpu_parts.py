@@ -99,8 +99,9 @@ class CounterTest(PartTest):
     def gate(self, part, launch, known=_KNOWN, names=KERNELS):
         """One part of the gate, where `launch` says what a kernel counts for a sort of secrets."""
 
-        def run(arguments, metrics, kernels, log, *, alone):
+        def run(arguments, metrics, kernels, log, *, alone, flushed):
             assert alone == (part is counters.hardware)
+            assert not flushed
             secrets = arguments[arguments.index("--secrets") + 1].split(",")
             return [Launch(kernel, *launch(metrics, secret)) for secret in secrets for kernel in self.KERNELS]
 
@@ -156,7 +157,7 @@ class CounterTest(PartTest):
             assert check.status is status
 
     def test_control(self):
-        def run(arguments, metrics, kernels, log, *, alone):
+        def run(arguments, metrics, kernels, log, *, alone, flushed):
             lengths = [int(n) for n in re.findall(r"length (\d+)", arguments[-1])]
             return [Launch("control_leak", dict.fromkeys(metrics, n), {ncu.PER_PC: {0: n}}) for n in lengths]
 
@@ -182,11 +183,14 @@ class RepeatTest(PartTest):
 
 class RooflineTest(PartTest):
     def run_part(self, metrics):
+        def run(arguments, names, kernels, log, *, alone, flushed):
+            assert alone
+            assert flushed
+            return [Launch("18attention_fwd_sm80I", metrics(names), {})]
+
         with (
             mock.patch.object(ncu, "known_metrics", return_value=frozenset({"dram__throughput", "sm__inst_issued"})),
-            mock.patch.object(
-                ncu, "run", lambda a, names, k, log, alone: [Launch("18attention_fwd_sm80I", metrics(names), {})]
-            ),
+            mock.patch.object(ncu, "run", run),
         ):
             (check,) = roofline.run(self.context())
         return check

@@ -156,6 +156,7 @@ class ReadingTest(parameterized.TestCase):
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
 
     def test_the_call_is_laid_out_as_the_library_has_it(self):
-        """cuda/controls/controls.h: six sizes, two words, a float, a word, eight offsets."""
-        assert _controls.ctypes.sizeof(_controls._Call) == 6 * 8 + 4 * 4 + 8 * 8
-        assert _controls._Call.offsets.offset == 64
+        """cuda/controls/controls.h: six sizes, two words, a float, a word, the rest, eight offsets."""
+        assert _controls.ctypes.sizeof(_controls._Call) == 6 * 8 + 4 * 4 + 8 + 8 * 8
+        assert _controls._Call.rest.offset == 64
+        assert _controls._Call.offsets.offset == 72
