@@ -25,8 +25,8 @@ from dhp_jax.validate.outcome import Check, Status
 from dhp_jax.validate.statistics import Difference
 
 LENGTHS = ("one key", "half the keys", "all keys")
-_LONG = 2048  # queries from which on calls take so long that a fifth of the runs is enough, and draw so much power that
-_REST = 4_000_000  # nanoseconds without work must follow each, or the limit of power makes it pay for those before
+_LONG = 2048  # queries from which on a call takes so long that a fifth of the runs is enough, each with a rest after it
+_REST = 4_000_000  # ns: such calls bring a GPU to its limit of power, where one pays for those before
 
 
 def _call(b: int, t: int, s: int, n: int, k: int, channels: int, **options: Any) -> Call:
