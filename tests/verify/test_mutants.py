@@ -1,6 +1,6 @@
 """The verifier sees leaks planted in kernels that have none: at least 98 in 100 of them.
 
-The ordinary run draws 60 mutants. `DHP_MUTANTS=500 python -m pytest tests/verify/test_mutants.py` draws as many as it
+The ordinary run draws 60 mutants. `DHP_MUTANTS=800 python -m pytest tests/verify/test_mutants.py` draws as many as it
 says.
 """
 
