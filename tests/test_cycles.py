@@ -3,13 +3,15 @@
 import contextlib
 import io
 import json
+from unittest import mock
 
 import cycles
 import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from dhp_jax.validate import statistics, timing
+from dhp_jax.validate import _controls, statistics, timing
+from dhp_jax.validate.calls import Call
 
 
 def cycles_of(call, longer=0.0, delay=64.0):
@@ -44,6 +46,19 @@ class CyclesTest(parameterized.TestCase):
         ]
         assert [len(told["rows"]) for told in kept] == [*range(1, len(cycles.CALLS) + 1)]
         json.dumps(kept[-1])
+
+    @parameterized.parameters((0, {(1500, 32, 0)}), (-1, {(300, 4, 4_000_000)}))
+    def test_a_long_call_has_fewer_runs_and_a_rest_after_each(self, index, expected):
+        paces = set()
+
+        def time_call(call, work, classes, order, waits, repeats, rest):
+            paces.add((len(order) // len(classes), repeats, rest))
+            rng = np.random.default_rng(len(order))
+            return repeats * rng.integers(20_000, 20_100, (len(order), 4)), None
+
+        with mock.patch.object(_controls, "time_call", time_call), mock.patch.object(Call, "arrays", return_value={}):
+            cycles.measure(cycles.CALLS[index], 1500)
+        assert paces == expected
 
     def test_without_a_gpu_it_says_so(self):
         said = io.StringIO()

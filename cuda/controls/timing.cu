@@ -179,7 +179,7 @@ void time(const DhpControlCall& call, int32_t work, const unsigned char* blocks,
           int32_t num_classes, const int32_t* order, int64_t samples, int32_t num_sms, int32_t* cycles,
           int64_t* nanoseconds) {
   const int64_t least = work == kDhpLeak ? kLeakColumns * 4 + 16 : 16;
-  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1 || call.repeats < 1 || call.rest < 0) {
+  if (block_bytes % 16 != 0 || block_bytes < least || samples < 1 || call.repeats < 1) {
     throw std::runtime_error("dhp_controls: a block must be a multiple of 16 bytes and hold its operands.");
   }
   for (int64_t i = 0; i < samples; ++i) {
