@@ -68,7 +68,7 @@ class Metrics:
     def all(self) -> list[str]:
         """Names to ask for, each once."""
         core = [name for names in self.core.values() for name in names]
-        return list(dict.fromkeys([*core, *([PER_PC] if self.single else []), *self.steady]))
+        return list(dict.fromkeys([*core, *(PER_PC if self.single else ()), *self.steady]))
 
     @property
     def of_hardware(self) -> bool:
@@ -181,17 +181,19 @@ class _Comparison:
                 self._compare(name, values)
 
     def instructions(self, waiting: frozenset[int]) -> None:
-        """How often each instruction ran, but those of waiting loops."""
-        values = [
-            tuple(sorted((pc, count) for pc, count in launch.instances.get(PER_PC, {}).items() if pc not in waiting))
-            for launch in self._launches
-        ]
-        if not all(any(count for _, count in value) for value in values):
-            self._unknown("no executions of single instructions were read")
-        elif self._noisy(values):
-            self._unknown("the executions of single instructions differ between equal inputs")
-        else:
-            self._compare("executions of single instructions", values)
+        """How often each instruction ran, in warps and in threads, but those of waiting loops."""
+        for metric, unit in PER_PC.items():
+            name = f"executions of single instructions by {unit}"
+            values = [
+                tuple(sorted((pc, n) for pc, n in launch.instances.get(metric, {}).items() if pc not in waiting))
+                for launch in self._launches
+            ]
+            if not all(any(count for _, count in value) for value in values):
+                self._unknown(f"no {name} were read")
+            elif self._noisy(values):
+                self._unknown(f"the {name} differ between equal inputs")
+            else:
+                self._compare(name, values)
 
     def other(self, read: Metrics, *, waits: bool) -> None:
         """Counters that are judged where equal inputs agree, unless it `waits`: then they may agree by chance."""

@@ -18,8 +18,9 @@ from dhp_jax.validate.child import python
 _SECONDS = 400
 _NO_PERMISSION = "ERR_NVGPUCTRPERM"
 _LONGEST_CELL = 1 << 27  # one has a value for each instruction of a kernel
-# Of each instruction of the machine code, and their sum; `ncu --query-metrics` names neither.
-PER_PC = "inst_executed"
+# Executions of each instruction of the machine code, and in what unit. Threads count where they took part, whatever a
+# predicate switched off. `ncu --query-metrics` names neither these nor the next.
+PER_PC = {"inst_executed": "warps", "thread_inst_executed": "threads"}
 WAVEFRONTS = "memory_l1_wavefronts_shared"  # of shared memory, from the addresses
 _PC = re.compile(r"(0x[0-9a-f]+|\d+)\s*:\s*([\d,.]+)")
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute/ncu")
@@ -130,7 +131,7 @@ def parse(text: str) -> list[Launch]:
     if "Kernel Name" not in head:
         raise CountersError(f"ncu wrote a table without kernel names: {head[:12]}")
     name = head.index("Kernel Name")
-    columns = [index for index, title in enumerate(head) if "__" in title or title in (PER_PC, WAVEFRONTS)]
+    columns = [index for index, title in enumerate(head) if "__" in title or title in (*PER_PC, WAVEFRONTS)]
     return [
         Launch(
             row[name],

@@ -24,10 +24,13 @@ _READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("is
 _KERNEL = "_Z13attention_fwd"
 
 
-def launch(kernel=_KERNEL, instances=None, **metrics):
+def launch(kernel=_KERNEL, instances=None, threads=None, **metrics):
+    """With how often each instruction ran, in warps; in threads 32 times as often, or as is said."""
     named = {"tensor.sum": 64.0, "xu.sum": 32.0, "issued.sum": 500.0}
     named |= {f"{name}.sum": value for name, value in metrics.items()}
-    return Launch(kernel, named, {PER_PC: {0: 4.0, 16: 8.0, 32: 4.0} if instances is None else instances})
+    warps = {0: 4.0, 16: 8.0, 32: 4.0} if instances is None else instances
+    threads = {pc: 32 * count for pc, count in warps.items()} if threads is None else threads
+    return Launch(kernel, named, {"inst_executed": warps, "thread_inst_executed": threads})
 
 
 def launches(changed=None, at=2):
@@ -53,7 +56,13 @@ class JudgeTest(parameterized.TestCase):
     def test_an_instruction_that_ran_otherwise_fails_though_the_sums_agree(self):
         found = check(launches(launch(instances={0: 5.0, 16: 7.0, 32: 4.0})))
         assert found.status is Status.FAIL
-        assert "single instructions differs for zeros" in found.detail
+        assert "single instructions by warps differs for zeros" in found.detail
+
+    def test_an_instruction_that_other_threads_of_a_warp_ran_fails(self):
+        found = check(launches(launch(threads={0: 128.0, 16: 256.0, 32: 127.0})), waiting={_KERNEL: frozenset({16})})
+        assert found.status is Status.FAIL
+        assert "by threads differs for zeros" in found.detail
+        assert "by warps" not in found.detail
 
     @parameterized.parameters("tensor", "xu")
     def test_noise_in_a_core_counter_is_unknown(self, name):
@@ -78,6 +87,7 @@ class JudgeTest(parameterized.TestCase):
         ("no_number", launch(tensor=math.nan)),
         ("missing", dataclasses.replace(launch(), metrics={})),
         ("no_instructions", launch(instances={})),
+        ("no_instructions_in_threads", launch(threads={})),
     )
     def test_what_cannot_be_read_is_unknown(self, odd):
         assert check(launches(odd)).status is Status.UNKNOWN
@@ -188,12 +198,12 @@ class MetricTest(parameterized.TestCase):
         assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
         assert found.core["LSU requests"] == ()
         assert found.steady == ("smsp__inst_executed.sum",)
-        assert PER_PC not in found.all()
+        assert not set(PER_PC) & set(found.all())
         assert found.of_hardware
 
     def test_wavefronts_are_those_that_instructions_ask_for(self):
         assert counters.metrics(["l1tex__data_pipe_lsu_wavefronts_mem_shared"]).all() == []
-        assert counters.EXECUTIONS.all() == ["memory_l1_wavefronts_shared", PER_PC]
+        assert counters.EXECUTIONS.all() == ["memory_l1_wavefronts_shared", *PER_PC]
 
     def test_executions_are_no_counters_of_the_hardware(self):
         assert not counters.EXECUTIONS.of_hardware
@@ -218,12 +228,12 @@ class ProgramTest(parameterized.TestCase):
         assert max(3 + len(call.mixtures()) for call in every_call()) == 6
 
 
-_TABLE = """\
+_TABLE = f"""\
 ==PROF== Connected to process 7
-"ID","Process ID","Kernel Name","tensor.sum__x","sm__a.sum","inst_executed","memory_l1_wavefronts_shared"
-"","","","","inst","inst","sectors"
-"0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)","2,048 (0; 2,048; 0)"
-"1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)","0"
+"ID","Process ID","Kernel Name","a__b","sm__a.sum","inst_executed","thread_inst_executed","{WAVEFRONTS}"
+"","","","","inst","inst","inst","sectors"
+"0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)","385 (128; 256; 1)","2,048 (0; 2,048; 0)"
+"1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)","8","0"
 """
 
 
@@ -232,10 +242,12 @@ class TableTest(parameterized.TestCase):
         first, second = ncu.parse(_TABLE)
         assert first.kernel == _KERNEL
         assert first.metrics["sm__a.sum"] == 1024
-        assert first.instances[PER_PC] == {0: 4, 16: 8, 32: 4}
+        assert first.instances["inst_executed"] == {0: 4, 16: 8, 32: 4}
+        assert first.instances["thread_inst_executed"] == {0: 128, 16: 256, 32: 1}
         assert [each.metrics[WAVEFRONTS] for each in (first, second)] == [2048, 0]
         assert math.isnan(second.metrics["sm__a.sum"])
-        assert (second.metrics[PER_PC], second.instances[PER_PC]) == (1016, {16: 1000, 32: 16})
+        assert second.metrics["inst_executed"] == 1016
+        assert second.instances["inst_executed"] == {16: 1000, 32: 16}
 
     def test_no_table_is_no_launch(self):
         assert ncu.parse("==WARNING== No kernels were profiled.\n") == []

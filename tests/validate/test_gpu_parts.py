@@ -38,6 +38,11 @@ def device(shifts=None):
     return time_call
 
 
+def executions(counts):
+    """Of each instruction, in every unit."""
+    return {metric: counts for metric in ncu.PER_PC}
+
+
 class PartTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
@@ -117,7 +122,7 @@ class CounterTest(PartTest):
 
     @staticmethod
     def equal(metrics, secret):
-        return dict.fromkeys(metrics, 8.0), {ncu.PER_PC: {0: 4.0, 16: 4.0}}
+        return dict.fromkeys(metrics, 8.0), executions({0: 4.0, 16: 4.0})
 
     @parameterized.parameters(*PARTS)
     def test_equal_counters_pass(self, part):
@@ -137,7 +142,7 @@ class CounterTest(PartTest):
             counts, instances = self.equal(metrics, secret)
             if "half the keys" not in secret:
                 return counts, instances
-            return counts | {"sm__inst_executed_pipe_xu.sum": 4.0}, {ncu.PER_PC: {0: 4.0, 16: 3.0}}
+            return counts | {"sm__inst_executed_pipe_xu.sum": 4.0}, executions({0: 4.0, 16: 3.0})
 
         check = self.gate(part, launch)
         assert check.status is Status.FAIL
@@ -159,7 +164,7 @@ class CounterTest(PartTest):
     def test_control(self):
         def run(arguments, metrics, kernels, log, *, alone, flushed):
             lengths = [int(n) for n in re.findall(r"length (\d+)", arguments[-1])]
-            return [Launch("control_leak", dict.fromkeys(metrics, n), {ncu.PER_PC: {0: n}}) for n in lengths]
+            return [Launch("control_leak", dict.fromkeys(metrics, n), executions({0: n})) for n in lengths]
 
         with mock.patch.object(ncu, "known_metrics", return_value=frozenset(_KNOWN)):
             with mock.patch.object(ncu, "run", run):
