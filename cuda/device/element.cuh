@@ -50,7 +50,7 @@ __device__ ElementPair<dtype> from_float2(float2 pair) {
   }
 }
 
-// Eight elements as they lie in memory, moved in loads and stores of 16 bytes.
+// Eight elements as they lie in memory, moved in loads of 16 bytes.
 template <DType dtype>
 union Eight {
   static constexpr int kWords = 8 * sizeof(Element<dtype>) / sizeof(uint4);
@@ -71,22 +71,6 @@ __device__ void load8(const Element<dtype>* from, float (&values)[8]) {
     values[2 * i] = pair.x;
     values[2 * i + 1] = pair.y;
   }
-}
-
-template <DType dtype>
-__device__ void store8(Element<dtype>* to, const float (&values)[8]) {
-  Eight<dtype> eight;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) eight.pairs[i] = from_float2<dtype>({values[2 * i], values[2 * i + 1]});
-#pragma unroll
-  for (int i = 0; i < eight.kWords; ++i) reinterpret_cast<uint4*>(to)[i] = eight.words[i];
-}
-
-// A single element, stored from the low half of a pair: the pair conversion has fixed latency on every
-// architecture we build for, the single one has not.
-template <DType dtype>
-__device__ void store1(Element<dtype>* to, float value) {
-  *to = from_float2<dtype>(float2{value, 0.0f}).x;
 }
 
 }  // namespace dhp

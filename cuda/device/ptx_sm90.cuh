@@ -108,9 +108,6 @@ __device__ inline void wait_for_stores() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
-__device__ inline void prefetch_map(const void* map) {
-  asm volatile("prefetch.tensormap [%0];" : : "l"(map) : "memory");
-}
 
 // Between two launches of one stream, the second of which may start before the first has ended (Grid in
 // launch/grid.h). Waits until all that is before this launch has ended; what it wrote is seen from then on.

@@ -40,7 +40,6 @@ inline void store_box(uint32_t from, const void* map, int channel, int row, int 
   emulator::store_box(from, map, {channel, row, head, b, v});
 }
 inline void wait_for_stores() { emulator::wait_for_stores(); }
-inline void prefetch_map(const void*) {}
 
 inline void wait_for_launch_before() { emulator::wait_for_launch_before(); }
 inline void let_next_launch_start() {}
