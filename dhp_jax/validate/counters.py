@@ -6,8 +6,8 @@ EXECUTIONS are counted by instructions that Nsight Compute adds to a kernel, in 
 counters of the hardware it reads of one launch at a time. What may be concluded:
 
 * a core counter (CORE, the wavefronts of shared memory that instructions ask for, and the executions of each
-  instruction but those of waiting loops) that differs between equal inputs, is absent, is no number, or is zero in all
-  kernels: UNKNOWN. Core counters are never demoted;
+  instruction, by warps and by threads, but those of waiting loops) that differs between equal inputs, is absent, is no
+  number, or is zero in all kernels: UNKNOWN. Core counters are never demoted;
 * a core counter, or any in STEADY that counts no waiting loop and agrees between equal inputs, that differs between
   secrets: FAIL;
 * one in STEADY that counts waiting loops, or differs between equal inputs, says nothing, and is listed. (Equal inputs
