@@ -81,6 +81,11 @@ template <int kThreads>
 __device__ void meet(int number) {
   asm volatile("bar.sync %0, %1;" : : "r"(number), "n"(kThreads) : "memory");
 }
+// Is one of those threads, and does not wait for the others.
+template <int kThreads>
+__device__ void arrive_at_meeting(int number) {
+  asm volatile("bar.arrive %0, %1;" : : "r"(number), "n"(kThreads) : "memory");
+}
 
 // What this thread has stored in shared memory can be seen by copies and products.
 __device__ inline void fence_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

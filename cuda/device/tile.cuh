@@ -34,15 +34,16 @@ __device__ int thread_of_block() {
 }
 
 // Starts the copy of rows [first, first + kRows) of one head; what lies past `end` or `channels` is zeros.
-// All threads of the block take part; each closes the group itself.
-//   head  row 0
+// kThreads threads take part, all of the block where nothing else is said; each closes the group itself.
+//   head    row 0
+//   thread  which of them this one is
 template <int kRows, int kRowBytes, int kThreads, typename Element>
 __device__ void copy_tile_async(uint32_t tile, const Element* head, int64_t stride_row, int32_t first,
-                                int32_t end, int channels) {
+                                int32_t end, int channels,
+                                int thread = ptx::opaque(static_cast<int>(threadIdx.x))) {
   constexpr int kChunks = kRowBytes / kChunkBytes;
   constexpr int kChunkChannels = kChunkBytes / sizeof(Element);
   static_assert(kRows * kChunks % kThreads == 0 && kThreads % kChunks == 0);
-  const int thread = ptx::opaque(static_cast<int>(threadIdx.x));  // as in thread_of_block, always
   const int chunk = thread % kChunks;
   const int channel = chunk * kChunkChannels;
   const int lane_row = thread / kChunks;

@@ -63,8 +63,11 @@ __global__ void __launch_bounds__(HopperForwardTiles<Config>::kThreads, 1)
   if (warp == Tiles::kKeyWarp) {
     // Every group waits for the first keys, and each for its own query rows alone.
     supply.load(warp, item, 0);
-    for (int group = 0; group < Tiles::kGroups; ++group) supply.load_query(item, group);
+    if constexpr (!Tiles::kCopiesQueryByThreads) {
+      for (int group = 0; group < Tiles::kGroups; ++group) supply.load_query(item, group);
+    }
   }
+  if constexpr (Tiles::kCopiesQueryByThreads) supply.copy_query(item, warp / kGroupWarps);
   if constexpr (Tiles::kIsSplit) supply.block_merge(warp).begin();
   __syncthreads();
   for (int n = warp == Tiles::kKeyWarp ? 1 : 0; n < Tiles::kAhead; ++n) supply.load(warp, item, n);

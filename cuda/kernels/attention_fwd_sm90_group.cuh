@@ -58,8 +58,10 @@ class GroupAttention {
       if constexpr (Tiles::kSumsOnlyTile) {
         if (own.end - own.begin == 1) add_only_tile(n++);
       }
+      if constexpr (Tiles::kBeginsInTurn) wait_for_turn();
       for (; at_head(n < own.end); ++n) {
         start_scores(n);
+        if (Tiles::kBeginsInTurn && n == own.begin) give_turn();
         refill(n);
         finish_products<0>(scores_[0]);
         take_scores(n);
@@ -68,7 +70,7 @@ class GroupAttention {
         start_output(n);
         finish_output(n);
       }
-      if constexpr (!Tiles::kLoadsQueryEarly) load_next_query();
+      if constexpr (!Tiles::kLoadsQueryEarly && !Tiles::kCopiesQueryByThreads) load_next_query();
       skip(n, item_.end);
       if constexpr (Tiles::kIsSplit) {
         merge_and_store();
@@ -198,7 +200,20 @@ class GroupAttention {
     if constexpr (Tiles::kHasMaskBits) length_ = true_length(problem().key_value_lengths, item_);
   }
   __device__ void wait_for_query() const {
-    wait_for_phase(supply_.query_barrier(group_, item_.round), Tiles::query_phase(item_.round));
+    if constexpr (Tiles::kCopiesQueryByThreads) {
+      ptx::wait_for_copies<0>();
+      ptx::fence_stores();
+      ptx::meet<kGroupThreads>(1 + group_);
+    } else {
+      wait_for_phase(supply_.query_barrier(group_, item_.round), Tiles::query_phase(item_.round));
+    }
+  }
+  // For its first product, which each warpgroup has, one after the other.
+  __device__ void wait_for_turn() const {
+    if (group_ > 0) ptx::meet<2 * kGroupThreads>(Tiles::kGroups + group_);
+  }
+  __device__ void give_turn() const {
+    if (group_ < Tiles::kGroups - 1) ptx::arrive_at_meeting<2 * kGroupThreads>(Tiles::kGroups + group_ + 1);
   }
 
   // Of this warpgroup.

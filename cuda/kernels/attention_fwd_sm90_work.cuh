@@ -7,6 +7,7 @@
 #include "device/block_merge.cuh"
 #include "device/divisor.cuh"
 #include "device/rows.cuh"
+#include "device/tile.cuh"
 #include "device/tile_ring.cuh"
 #include "device/warp.cuh"
 #include "device/wgmma.cuh"
@@ -56,7 +57,7 @@ struct HopperForwardTiles {
                                                                       : 2;
   // Query rows of two items and five tiles of 128 keys fill the shared memory.
   static constexpr int kValueStages = kKeyStages == 3 && !kIsFour ? 2 : kKeyStages;
-  static constexpr int kAhead = kKeyStages / 2;  // tiles between the copy of one and its use
+  static constexpr int kAhead = kIsSplit ? 1 : kKeyStages / 2;  // tiles between the copy of one and its use
   static constexpr int kKeyTiles = kKeyRows / kMmaColumns;
   static constexpr int kDepth = kKeyRows / kMmaDepth<kDType>;
   static constexpr int kChannelTiles = kChannels / kMmaColumns;
@@ -71,6 +72,12 @@ struct HopperForwardTiles {
   static constexpr int kTileBytes = kKeyRows * kRowBytes;
   static constexpr int kColumnBytes = kKeyRows * kBoxRowBytes;
   static constexpr int kAllTilesBytes = (kKeyStages + kValueStages) * kTileBytes;
+  // A block with one item waits for its first rows, and bulk copies come one after the other: threads copy
+  // the query rows beside the first keys.
+  static constexpr bool kCopiesQueryByThreads = kIsSplit;
+  // Whether warpgroups begin one after the other, so that they do not all need the same unit at a time, nor
+  // send all their sums at once. With a band they differ in what they have to do.
+  static constexpr bool kBeginsInTurn = kIsSplit && !kHasBand;
   // Where there is room, the next item's query rows are loaded when an item begins, else when it ends.
   static constexpr bool kLoadsQueryEarly =
       2 * kGroups * kQueryBytes + kAllTilesBytes <= 224 * 1024 && !kIsSplit;
@@ -106,7 +113,7 @@ struct HopperForwardParams {
   uint32_t items;                    // of all blocks
   // Items are counted along the tiles of query rows, then heads, batch and V. With a band, heads (of the
   // whole batch and V) come in sections, the last of which may be smaller, and in a section items are counted
-  // along the heads.
+  // along the heads. Where two blocks share the keys all heads are one section.
   Divisor tiles, heads, batch, heads_of_keys_group;
   Divisor section_items, section, last_section;
   uint32_t zero;  // which the compiler cannot know
@@ -142,7 +149,11 @@ __device__ Item<Tiles> item_of_block(const HopperForwardParams& params, uint32_t
   item.round = round;
   item.index = static_cast<uint32_t>(uniform(static_cast<int>(rest)));
   uint32_t tile;
-  if constexpr (Tiles::kHasBand) {
+  if constexpr (Tiles::kIsSplit) {
+    uint32_t from_last = rest;
+    rest = params.section.take_index(from_last);
+    tile = params.tiles.divisor - 1 - from_last;
+  } else if constexpr (Tiles::kHasBand) {
     uint32_t section = rest, from_last = params.section_items.take_index(section);
     const bool is_last = (section + 1) * params.section_items.divisor > params.items;
     const uint32_t head = (is_last ? params.last_section : params.section).take_index(from_last);
@@ -189,6 +200,7 @@ class Supply {
         sBegin_(sBegin) {}
 
   __device__ void init() const {
+    // Also where threads copy query rows: the kernel without was no faster (DECISIONS 38).
     for (int i = 0; i < Tiles::kQueryPlaces * Tiles::kGroups; ++i) ptx::init_barrier(query_barrier(i, 0), 1);
     keys.init();
     values.init();
@@ -218,6 +230,18 @@ class Supply {
       ptx::arrive_expecting(barrier, Tiles::kQueryBytes);
       load_rows<kGroupRows, Tiles::kColumns>(query_rows(group, item.round), params_.query, barrier, at);
     }
+  }
+  // The same by the threads of the warpgroup, each of which waits for its own.
+  __device__ void copy_query(const Item<Tiles>& item, int group) const {
+    static_assert(Tiles::kColumns == 1);
+    Place head = place_in(problem().query, item.first);
+    head.row = 0;
+    copy_tile_async<kGroupRows, kBoxRowBytes, kGroupThreads>(
+        query_rows(group, item.round), row_at<Tiles::kDType>(problem().query, head),
+        problem().query.stride_row, item.first.row + group * kGroupRows,
+        static_cast<int32_t>(problem().shape.T), static_cast<int32_t>(problem().shape.D),
+        ptx::opaque(static_cast<int>(threadIdx.x)) % kGroupThreads);
+    ptx::close_copy_group();
   }
   // The output of a warpgroup, from the place of its query rows. One warp.
   __device__ void store_output(const Item<Tiles>& item, int group) const {

@@ -52,7 +52,7 @@ LaunchStatus launch_fwd(const char* stem, const ForwardParams& params, void* str
   all.batch = Divisor::of(shape.B);
   all.heads_of_keys_group = Divisor::of(shape.N / shape.K);
   all.section_items = Divisor::of(section * tiles);
-  all.section = Divisor::of(section);
+  all.section = Divisor::of(Tiles::kIsSplit ? heads : section);
   all.last_section = Divisor::of((heads - 1) % section + 1);
   return launch<attention_fwd_sm90<Config>>(stem, problem, all, grid, stream);
 }

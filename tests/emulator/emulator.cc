@@ -1,7 +1,9 @@
 // Fibers: the threads of the blocks that run, where they meet, and their shared memory.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 
 #include "state.h"
 
@@ -122,6 +124,11 @@ bool run_some_warp(std::mt19937& chance) {
   return went_on;
 }
 
+bool has_open_meeting(const Block& block) {
+  return std::any_of(std::begin(block.numbered), std::end(block.numbered),
+                     [](const Meeting& meeting) { return meeting.arrived > 0; });
+}
+
 }  // namespace
 
 void run_cluster(const uint3& index) {
@@ -140,6 +147,8 @@ void run_cluster(const uint3& index) {
     if (turns_in_vain == kMostTurnsInVain) fail("no thread can go on: some wait for others that never come");
     if (block->has_ended() && !block->loads.empty())
       fail("a block ends with copies that nobody has waited for");
+    if (block->has_ended() && has_open_meeting(*block))
+      fail("a block ends with threads that have arrived where others never come");
   }
 }
 
@@ -177,23 +186,30 @@ void meet_warp(Act act, void* mine) {
   cluster->progress = true;
 }
 
-void meet_at(Meeting& meeting, int threads) {
+void arrive_at(Meeting& meeting, int threads) {
   if (meeting.arrived > 0 && meeting.threads != threads) fail("threads meet in different numbers");
   meeting.threads = threads;
-  const int64_t met = meeting.met;
   cluster->progress = true;
   if (++meeting.arrived == threads) {
     meeting.arrived = 0;
     ++meeting.met;
   }
+}
+
+void meet_at(Meeting& meeting, int threads) {
+  const int64_t met = meeting.met;
+  arrive_at(meeting, threads);
   while (meeting.met == met) yield();
   cluster->progress = true;
 }
 
-void meet_threads(int number, int threads) {
+Meeting& numbered(int number) {
   if (number < 1 || number > 15) fail("a barrier whose number is not 1 to 15");
-  meet_at(block->numbered[number], threads);
+  return block->numbered[number];
 }
+
+void meet_threads(int number, int threads) { meet_at(numbered(number), threads); }
+void arrive_at_meeting(int number, int threads) { arrive_at(numbered(number), threads); }
 
 int word_of(uint32_t address) { return static_cast<int>(address - rank_bits() - kSharedBase) / 4; }
 

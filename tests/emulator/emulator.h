@@ -52,6 +52,7 @@ void fence_barriers();
 void arrive(uint32_t barrier, int bytes);
 bool is_over(uint32_t barrier, uint32_t parity);
 void meet_threads(int number, int threads);
+void arrive_at_meeting(int number, int threads);  // the same without waiting
 
 // Blocks of a cluster run in turn, too. What one stores in another is NaN until it comes, some time later.
 void arrive_at_cluster();

@@ -229,6 +229,20 @@ void numbered_barrier_for_one_warp(int thread) {
   if (thread < 32) ptx::meet<kThreads>(1);
 }
 void barrier_without_a_number(int) { ptx::meet<kThreads>(16); }
+// The first half of the threads goes on at once, and the second when the first has stored.
+void proper_turns(int thread) {
+  const bool is_first = thread < kThreads / 2;
+  if (is_first) {
+    made[thread] = 1;
+    ptx::arrive_at_meeting<kThreads>(1);
+  } else {
+    ptx::meet<kThreads>(1);
+  }
+  results[thread] = is_first ? 1 : made[thread - kThreads / 2];
+}
+void arrival_that_nobody_waits_for(int thread) {
+  if (thread < kThreads / 2) ptx::arrive_at_meeting<kThreads>(1);
+}
 
 void make(int thread) { made[thread] = 1; }
 void proper_after_another(int thread) {
@@ -275,6 +289,8 @@ constexpr misuse::Named kChecks[] = {
     NAMED(met_in_different_numbers),
     NAMED(numbered_barrier_for_one_warp),
     NAMED(barrier_without_a_number),
+    NAMED(proper_turns),
+    NAMED(arrival_that_nobody_waits_for),
     {"proper_after_another", proper_after_another, make},
     {"launch_before_read_too_early", launch_before_read_too_early, make},
     {"launch_before_not_waited_for", launch_before_not_waited_for, make},

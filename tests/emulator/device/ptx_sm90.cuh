@@ -30,6 +30,10 @@ template <int kThreads>
 void meet(int number) {
   emulator::meet_threads(number, kThreads);
 }
+template <int kThreads>
+void arrive_at_meeting(int number) {
+  emulator::arrive_at_meeting(number, kThreads);
+}
 inline void fence_stores() { emulator::fence_stores(); }
 
 inline void load_box(uint32_t to, const void* map, uint32_t barrier, int channel, int row, int head, int b,
