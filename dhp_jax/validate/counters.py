@@ -2,19 +2,17 @@
 
 A test, where gate 2 is the proof: it sees what ran. Each call runs under Nsight Compute with every sort of secrets,
 some at once, each in heads or batch elements of its own, and with random ones several times (A/A). It looks twice.
-EXECUTIONS are counted by instructions that Nsight Compute adds to a kernel, in as many processes as there are cores;
-counters of the hardware it reads of one launch at a time. What may be concluded:
+EXECUTIONS are counted by instructions that Nsight Compute adds to a kernel, in as many processes as there are cores:
+how often each instruction ran, by warps and by threads, and what each that uses memory asked of it. Counters of the
+HARDWARE it reads of one launch at a time. What may be concluded, of both alike:
 
-* a core counter (CORE, the wavefronts of shared memory that instructions ask for, and the executions of each
-  instruction, by warps and by threads, but those of waiting loops) that differs between equal inputs, is absent, is no
-  number, or is zero in all kernels: UNKNOWN. Core counters are never demoted;
-* a core counter, or any in STEADY that counts no waiting loop and agrees between equal inputs, that differs between
-  secrets: FAIL;
-* one in STEADY that counts waiting loops, or differs between equal inputs, says nothing, and is listed. (Equal inputs
-  may wait equally long by chance. The executions of each instruction speak for what does not wait.)
+* one that differs between equal inputs, is absent, is no number, or is zero in all kernels: UNKNOWN. None is demoted;
+* one that differs between secrets: FAIL.
 
-Not read are counters that leave out what a predicate switches off (`_pred_on`), which may differ in constant-time code,
-and those of the pipe of shared memory, which count waits: a launch is replayed for every few counters.
+Executions in waiting loops, which repeat as the hardware pleases, are not compared. Counters of the hardware that count
+those too are not read: totals of all instructions, and the pipe of shared memory. Nor are those that leave out what a
+predicate switches off (`_pred_on`), which may differ in constant-time code, nor more than one replay of a launch
+brings: requests of memory are left to the instructions that ask for them.
 """
 
 from __future__ import annotations
@@ -30,20 +28,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dhp_jax.validate import _controls, gpu, ncu, proof
 from dhp_jax.validate.calls import Call, every_call, to_text
-from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
+from dhp_jax.validate.ncu import PER_ACCESS, PER_PC, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Check, Status, control
 from dhp_jax.validate.plan import Context
 from dhp_jax.validate.waiting import waiting_loops
 
 # Name of a group -> patterns of metrics; the first pattern that the GPU has any metric of counts.
-CORE: Mapping[str, tuple[str, ...]] = {
+HARDWARE: Mapping[str, tuple[str, ...]] = {
     "tensor": (r"sm__inst_executed_pipe_tensor", r"sm(sp)?__inst_executed_pipe_tensor_op_[gh]mma"),
     "transcendental": (r"sm__inst_executed_pipe_xu", r"smsp__inst_executed_pipe_xu"),
-    "LSU requests": (r"l1tex__t_requests_pipe_lsu_mem_global_op_(ld|st)",),
     "LSU sectors": (r"l1tex__t_sectors_pipe_lsu_mem_global_op_(ld|st)",),
 }
-# What else ran, which counts waiting loops where there are any.
-STEADY = (r"smsp__inst_executed", r"smsp__thread_inst_executed", r"smsp__inst_executed_op_branch")
 _KERNELS = "^attention_"
 _EQUAL = 2  # runs with equal inputs before the other secrets; one more comes last
 _AT_ONCE = 8  # processes, of which one measures while others start and compile
@@ -56,19 +51,17 @@ class Metrics:
     """What is read.
 
     Attributes:
-        core: group -> metrics, with suffixes.
-        steady: judged where equal inputs agree and no loop waits.
-        single: whether the executions of single instructions are read, which count as core.
+        groups: group -> metrics, with suffixes.
+        single: whether the executions of single instructions are read too.
     """
 
-    core: Mapping[str, tuple[str, ...]]
-    steady: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]]
     single: bool = False
 
     def all(self) -> list[str]:
         """Names to ask for, each once."""
-        core = [name for names in self.core.values() for name in names]
-        return list(dict.fromkeys([*core, *(PER_PC if self.single else ()), *self.steady]))
+        grouped = [name for names in self.groups.values() for name in names]
+        return list(dict.fromkeys([*grouped, *(PER_PC if self.single else ())]))
 
     @property
     def of_hardware(self) -> bool:
@@ -76,7 +69,7 @@ class Metrics:
         return any("__" in name for name in self.all())
 
 
-EXECUTIONS = Metrics({"shared-memory wavefronts": (WAVEFRONTS,)}, single=True)
+EXECUTIONS = Metrics({group: (name,) for group, name in PER_ACCESS.items()}, single=True)
 
 
 def metrics(known: Iterable[str]) -> Metrics:
@@ -86,11 +79,12 @@ def metrics(known: Iterable[str]) -> Metrics:
     def matching(pattern: str) -> tuple[str, ...]:
         return tuple(f"{name}.sum" for name in names if re.fullmatch(pattern, name))
 
-    core = {
-        group: next((found for pattern in patterns if (found := matching(pattern))), ())
-        for group, patterns in CORE.items()
-    }
-    return Metrics(core, tuple(name for pattern in STEADY for name in matching(pattern)))
+    return Metrics(
+        {
+            group: next((found for pattern in patterns if (found := matching(pattern))), ())
+            for group, patterns in HARDWARE.items()
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +103,11 @@ class Judged:
     Attributes:
         kernels: that were looked at.
         findings: what is no pass.
-        restless: metrics in STEADY that differ between equal inputs, or count waiting loops.
-        counted: largest value of each core metric.
+        counted: largest total of each metric.
     """
 
     kernels: frozenset[str]
     findings: tuple[Finding, ...]
-    restless: frozenset[str]
     counted: Mapping[str, float]
 
 
@@ -137,7 +129,6 @@ def judge(
     for launch in launches:
         by_kernel[launch.kernel].append(launch)
     findings: list[Finding] = []
-    restless: set[str] = set()
     counted: dict[str, float] = {}
     if secrets.count(secrets[0]) < 2 or len(set(secrets)) < 2:
         raise ValueError("dhp_jax.validate: a judgement needs two runs with equal inputs and one with others.")
@@ -148,33 +139,32 @@ def judge(
             continue
         times = len(its) // len(secrets)
         for position in range(times):
-            comparison = _Comparison(kernel, its[position::times], secrets, findings, restless)
-            comparison.core(read, counted)
+            comparison = _Comparison(kernel, its[position::times], secrets, findings)
+            comparison.totals(read, counted)
             if read.single:
                 comparison.instructions((waiting or {}).get(kernel, frozenset()))
-            comparison.other(read, waits=bool((waiting or {}).get(kernel)))
-    return Judged(frozenset(by_kernel), tuple(findings), frozenset(restless), counted)
+    return Judged(frozenset(by_kernel), tuple(findings), counted)
 
 
 class _Comparison:
     """The launches of one kernel at one place in the call, one for each run."""
 
-    def __init__(
-        self, kernel: str, launches: list[Launch], secrets: Sequence[str], findings: list[Finding], restless: set[str]
-    ):
+    def __init__(self, kernel: str, launches: list[Launch], secrets: Sequence[str], findings: list[Finding]):
         self._kernel = kernel
         self._launches = launches
         self._secrets = secrets
         self._findings = findings
-        self._restless = restless
 
-    def core(self, read: Metrics, counted: dict[str, float]) -> None:
-        """Counters that must agree, or nothing is known."""
-        for name in (name for names in read.core.values() for name in names):
-            values = self._values(name)
-            if not values:
+    def totals(self, read: Metrics, counted: dict[str, float]) -> None:
+        """Of each metric of a group, with what each instruction has of it where that was counted."""
+        for name in (name for names in read.groups.values() for name in names):
+            totals = [launch.metrics.get(name, math.nan) for launch in self._launches]
+            if any(map(math.isnan, totals)):
+                self._unknown(f"{name} is missing, or no number")
                 continue
-            counted[name] = max(counted.get(name, 0.0), *values)
+            counted[name] = max(counted.get(name, 0.0), *totals)
+            of_instructions = [tuple(launch.instances.get(name, {}).items()) for launch in self._launches]
+            values = list(zip(totals, of_instructions, strict=True))
             if self._noisy(values):
                 self._unknown(f"{name} differs between equal inputs, and may not be left out")
             else:
@@ -194,23 +184,6 @@ class _Comparison:
                 self._unknown(f"the {name} differ between equal inputs")
             else:
                 self._compare(name, values)
-
-    def other(self, read: Metrics, *, waits: bool) -> None:
-        """Counters that are judged where equal inputs agree, unless it `waits`: then they may agree by chance."""
-        for name in read.steady:
-            values = self._values(name)
-            if values and (waits or self._noisy(values)):
-                self._restless.add(name)
-            elif values:
-                self._compare(name, values)
-
-    def _values(self, name: str) -> list[float]:
-        """One for each launch; none where one cannot be read, which is noted."""
-        values = [launch.metrics.get(name, math.nan) for launch in self._launches]
-        if any(map(math.isnan, values)):
-            self._unknown(f"{name} is missing, or no number")
-            return []
-        return values
 
     def _noisy(self, values: Sequence[object]) -> bool:
         equal = [value for value, secret in zip(values, self._secrets, strict=True) if secret == self._secrets[0]]
@@ -232,23 +205,20 @@ def conclude(name: str, judged: Sequence[Judged], read: Metrics, expected: Itera
     unknown = [f"{finding.kernel}: {finding.text}" for finding in findings if finding.status is Status.UNKNOWN]
     failed = [f"{finding.kernel}: {finding.text}" for finding in findings if finding.status is Status.FAIL]
     unknown += [f"{kernel}: it never ran" for kernel in sorted(set(expected) - kernels)]
-    for group, names in read.core.items():
+    for group, names in read.groups.items():
         if not any(each.counted.get(metric, 0.0) for each in judged for metric in names):
             unknown.append(
                 f"no kernel counted anything for {group} ({', '.join(names) or 'no such metric on this GPU'})"
             )
     if not kernels:
         unknown.append("no kernel was profiled")
-    restless = sorted(frozenset().union(*(each.restless for each in judged)))
-    figures = {"kernels": sorted(kernels), "core": dict(read.core), "steady": list(read.steady), "noisy": restless}
-    figures |= {"failed": failed, "unknown": unknown}
+    figures = {"kernels": sorted(kernels), "metrics": read.all(), "failed": failed, "unknown": unknown}
     if failed:
         return Check(name, Status.FAIL, f"counters depend on secrets: {'; '.join(failed[:5])}", figures)
     if unknown:
         return Check(name, Status.UNKNOWN, f"{len(unknown)} things are not known: {'; '.join(unknown[:5])}", figures)
-    core = [*read.core, *(["executions of each instruction"] if read.single else [])]
-    told = f"{len(kernels)} kernels: {', '.join(core)} agree over all secrets"
-    return Check(name, Status.PASS, told + (f"; noise in {', '.join(restless)}" if restless else ""), figures)
+    groups = [*read.groups, *(["executions of each instruction"] if read.single else [])]
+    return Check(name, Status.PASS, f"{len(kernels)} kernels: {', '.join(groups)} agree over all secrets", figures)
 
 
 def programs(every: Iterable[Call], most: int) -> list[list[Call]]:
@@ -288,7 +258,7 @@ def _folder(context: Context) -> pathlib.Path:
 
 
 def executions(context: Context) -> list[Check]:
-    """How often each instruction of every kernel ran, and what it asked of shared memory."""
+    """How often each instruction of every kernel ran, and what it asked of memory."""
     return _gate("gate 1 executions", EXECUTIONS, context, os.cpu_count() or 1, _CALLS_AMONG_MANY)
 
 

@@ -21,7 +21,12 @@ _LONGEST_CELL = 1 << 27  # one has a value for each instruction of a kernel
 # Executions of each instruction of the machine code, and in what unit. Threads count where they took part, whatever a
 # predicate switched off. `ncu --query-metrics` names neither these nor the next.
 PER_PC = {"inst_executed": "warps", "thread_inst_executed": "threads"}
-WAVEFRONTS = "memory_l1_wavefronts_shared"  # of shared memory, from the addresses
+# What each instruction that uses memory asks of it, from its addresses.
+PER_ACCESS = {
+    "shared-memory wavefronts": "memory_l1_wavefronts_shared",
+    "memory requests": "memory_l1_tag_requests_global",
+    "memory sectors": "memory_l2_theoretical_sectors_global",
+}
 _PC = re.compile(r"(0x[0-9a-f]+|\d+)\s*:\s*([\d,.]+)")
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute/ncu")
 
@@ -131,7 +136,8 @@ def parse(text: str) -> list[Launch]:
     if "Kernel Name" not in head:
         raise CountersError(f"ncu wrote a table without kernel names: {head[:12]}")
     name = head.index("Kernel Name")
-    columns = [index for index, title in enumerate(head) if "__" in title or title in (*PER_PC, WAVEFRONTS)]
+    by_instructions = (*PER_PC, *PER_ACCESS.values())
+    columns = [index for index, title in enumerate(head) if "__" in title or title in by_instructions]
     return [
         Launch(
             row[name],

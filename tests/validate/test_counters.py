@@ -15,22 +15,27 @@ from absl.testing import parameterized
 from dhp_jax.validate import counters, ncu, waiting
 from dhp_jax.validate.calls import every_call
 from dhp_jax.validate.counters import Metrics
-from dhp_jax.validate.ncu import PER_PC, WAVEFRONTS, CountersError, Launch, NoCountersError
+from dhp_jax.validate.ncu import PER_ACCESS, PER_PC, CountersError, Launch, NoCountersError
 from dhp_jax.validate.outcome import Status
 from dhp_jax.verify import report
 
 _SECRETS = ["random", "random", "zeros", "no keys", "random"]
-_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",)}, ("issued.sum",), True)
+_SECTORS = PER_ACCESS["memory sectors"]
+_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",), "sectors": (_SECTORS,)}, single=True)
 _KERNEL = "_Z13attention_fwd"
 
 
-def launch(kernel=_KERNEL, instances=None, threads=None, **metrics):
-    """With how often each instruction ran, in warps; in threads 32 times as often, or as is said."""
-    named = {"tensor.sum": 64.0, "xu.sum": 32.0, "issued.sum": 500.0}
+def launch(kernel=_KERNEL, instances=None, threads=None, sectors=(8.0, 4.0), **metrics):
+    """With how often each instruction ran, in warps; in threads 32 times as often, or as is said.
+
+    `sectors` is of each instruction that uses memory.
+    """
+    named = {"tensor.sum": 64.0, "xu.sum": 32.0, _SECTORS: sum(sectors)}
     named |= {f"{name}.sum": value for name, value in metrics.items()}
     warps = {0: 4.0, 16: 8.0, 32: 4.0} if instances is None else instances
     threads = {pc: 32 * count for pc, count in warps.items()} if threads is None else threads
-    return Launch(kernel, named, {"inst_executed": warps, "thread_inst_executed": threads})
+    of_accesses = {16 * index: count for index, count in enumerate(sectors)}
+    return Launch(kernel, named, {"inst_executed": warps, "thread_inst_executed": threads, _SECTORS: of_accesses})
 
 
 def launches(changed=None, at=2):
@@ -47,7 +52,7 @@ class JudgeTest(parameterized.TestCase):
     def test_equal_counters_pass(self):
         assert check(launches()).status is Status.PASS
 
-    @parameterized.parameters("tensor", "xu", "issued")
+    @parameterized.parameters("tensor", "xu")
     def test_a_counter_that_moves_fails_and_names_the_secret(self, name):
         found = check(launches(launch(**{name: 65.0}), at=3))
         assert found.status is Status.FAIL
@@ -64,19 +69,21 @@ class JudgeTest(parameterized.TestCase):
         assert "by threads differs for zeros" in found.detail
         assert "by warps" not in found.detail
 
+    @parameterized.parameters(((8.0, 5.0),), ((9.0, 3.0),))
+    def test_an_instruction_that_asked_for_other_sectors_fails_though_the_sums_agree(self, sectors):
+        found = check(launches(launch(sectors=sectors)), waiting={_KERNEL: frozenset({16})})
+        assert found.status is Status.FAIL
+        assert f"{_SECTORS} differs for zeros" in found.detail
+
     @parameterized.parameters("tensor", "xu")
-    def test_noise_in_a_core_counter_is_unknown(self, name):
+    def test_noise_in_a_counter_is_unknown(self, name):
         found = check(launches(launch(**{name: 65.0}), at=1))
         assert found.status is Status.UNKNOWN
         assert "may not be left out" in found.detail
 
-    def test_noise_in_single_instructions_is_unknown(self):
-        assert check(launches(launch(instances={0: 9.0}), at=4)).status is Status.UNKNOWN
-
-    def test_noise_elsewhere_is_listed(self):
-        found = check(launches(launch(issued=501.0), at=1))
-        assert found.status is Status.PASS
-        assert found.figures["noisy"] == ["issued.sum"]
+    @parameterized.parameters(launch(instances={0: 9.0}), launch(sectors=(9.0, 3.0)))
+    def test_noise_in_single_instructions_is_unknown(self, noisy):
+        assert check(launches(noisy, at=4)).status is Status.UNKNOWN
 
     def test_failure_outweighs_what_is_unknown(self):
         found = launches(launch(tensor=65.0))
@@ -86,13 +93,14 @@ class JudgeTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("no_number", launch(tensor=math.nan)),
         ("missing", dataclasses.replace(launch(), metrics={})),
+        ("no_sectors", launch(sectors=(math.nan,))),
         ("no_instructions", launch(instances={})),
         ("no_instructions_in_threads", launch(threads={})),
     )
     def test_what_cannot_be_read_is_unknown(self, odd):
         assert check(launches(odd)).status is Status.UNKNOWN
 
-    def test_a_core_group_that_counts_nothing_is_unknown(self):
+    def test_a_group_that_counts_nothing_is_unknown(self):
         found = check([launch(tensor=0.0) for _ in _SECRETS])
         assert found.status is Status.UNKNOWN
         assert "nothing for tensor" in found.detail.replace("anything", "nothing")
@@ -120,12 +128,7 @@ class JudgeTest(parameterized.TestCase):
         assert check(found, waiting={_KERNEL: frozenset({16})}).status is Status.PASS
         assert check(found, waiting={_KERNEL: frozenset({32})}).status is Status.FAIL
 
-    def test_what_counts_waiting_loops_is_listed_though_equal_inputs_agree(self):
-        """By chance: three equal runs of five waited as long, and one with other secrets not."""
-        found = check(launches(launch(issued=503.0)), waiting={_KERNEL: frozenset({16})})
-        assert found.status is Status.PASS
-        assert found.figures["noisy"] == ["issued.sum"]
-        assert check(launches(launch(issued=503.0)), waiting={"another": frozenset({16})}).status is Status.FAIL
+    def test_totals_are_compared_where_loops_wait_too(self):
         assert check(launches(launch(xu=33.0)), waiting={_KERNEL: frozenset({16})}).status is Status.FAIL
 
     def test_a_waiting_loop_reaches_from_its_label_to_its_branch(self):
@@ -195,15 +198,18 @@ class MetricTest(parameterized.TestCase):
         ]
         known += ["smsp__inst_executed", "sm__inst_executed_pipe_tensor_op_hmma_pred_on"]
         found = counters.metrics(known)
-        assert found.core["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
-        assert found.core["LSU requests"] == ()
-        assert found.steady == ("smsp__inst_executed.sum",)
-        assert not set(PER_PC) & set(found.all())
+        assert found.groups["tensor"] == ("sm__inst_executed_pipe_tensor_op_hmma.sum",)
+        assert found.groups["LSU sectors"] == ()
+        assert found.all() == ["sm__inst_executed_pipe_tensor_op_hmma.sum", "sm__inst_executed_pipe_xu.sum"]
         assert found.of_hardware
 
-    def test_wavefronts_are_those_that_instructions_ask_for(self):
-        assert counters.metrics(["l1tex__data_pipe_lsu_wavefronts_mem_shared"]).all() == []
-        assert counters.EXECUTIONS.all() == ["memory_l1_wavefronts_shared", *PER_PC]
+    @parameterized.parameters("l1tex__data_pipe_lsu_wavefronts_mem_shared", "smsp__inst_executed")
+    def test_what_counts_waiting_loops_is_no_counter(self, name):
+        assert counters.metrics([name]).all() == []
+
+    def test_executions_are_read_with_what_instructions_ask_of_memory(self):
+        asked = ["memory_l1_wavefronts_shared", "memory_l1_tag_requests_global", "memory_l2_theoretical_sectors_global"]
+        assert counters.EXECUTIONS.all() == [*asked, *PER_PC]
 
     def test_executions_are_no_counters_of_the_hardware(self):
         assert not counters.EXECUTIONS.of_hardware
@@ -230,7 +236,7 @@ class ProgramTest(parameterized.TestCase):
 
 _TABLE = f"""\
 ==PROF== Connected to process 7
-"ID","Process ID","Kernel Name","a__b","sm__a.sum","inst_executed","thread_inst_executed","{WAVEFRONTS}"
+"ID","Process ID","Kernel Name","a__b","sm__a.sum","inst_executed","thread_inst_executed","{_SECTORS}"
 "","","","","inst","inst","inst","sectors"
 "0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)","385 (128; 256; 1)","2,048 (0; 2,048; 0)"
 "1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)","8","0"
@@ -244,7 +250,8 @@ class TableTest(parameterized.TestCase):
         assert first.metrics["sm__a.sum"] == 1024
         assert first.instances["inst_executed"] == {0: 4, 16: 8, 32: 4}
         assert first.instances["thread_inst_executed"] == {0: 128, 16: 256, 32: 1}
-        assert [each.metrics[WAVEFRONTS] for each in (first, second)] == [2048, 0]
+        assert [each.metrics[_SECTORS] for each in (first, second)] == [2048, 0]
+        assert first.instances[_SECTORS] == {0: 0, 16: 2048, 32: 0}
         assert math.isnan(second.metrics["sm__a.sum"])
         assert second.metrics["inst_executed"] == 1016
         assert second.instances["inst_executed"] == {16: 1000, 32: 16}
