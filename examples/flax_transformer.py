@@ -58,6 +58,8 @@ PROMPTS = (
 # Their lengths in tokens are secret; that none is longer than this is public.
 MAX_PROMPT = 32
 
+SPEED_RUNS = 11  # of which the median counts
+
 # How far below each baseline the held-out loss must be, in nats per token.
 MARGIN, SHORT_MARGIN = 0.5, 0.1
 
@@ -149,9 +151,12 @@ def check_cache(model: Transformer, prompts: Prompts, continuation: Continuation
 
 def report_speed(model: Transformer, prompts: Prompts) -> None:
     """Prints how fast the model writes, and how fast it would with JAX's attention."""
-    for name, writer in (("dhp_jax", model), ("jax.nn", with_attention_of_jax(model))):
-        rate = tokens_per_second(writer, prompts, FLAGS.generate)
-        print(f"{rate:.0f} tokens a second, {len(prompts.length)} texts at a time, with the attention of {name}")
+    models = {"dhp_jax": model, "jax.nn": with_attention_of_jax(model)}
+    measured = tokens_per_second(list(models.values()), prompts, FLAGS.generate, SPEED_RUNS)
+    for name, rates in zip(models, measured, strict=True):
+        low, middle, high = np.quantile(rates, (0, 0.5, 1))
+        told = f"{low:.0f} to {high:.0f} in {SPEED_RUNS} runs"
+        print(f"{middle:.0f} tokens a second with the attention of {name}, {told}")
 
 
 def show_texts(prompts: Prompts, continuation: Continuation) -> None:

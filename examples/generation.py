@@ -89,13 +89,15 @@ def generate(model: Transformer, prompts: Prompts, key: Array, temperature: floa
     return jax.tree.map(lambda *arrays: jnp.stack(arrays, axis=1), *steps)
 
 
-def tokens_per_second(model: Transformer, prompts: Prompts, num_tokens: int) -> float:
-    """Measures `generate`, all prompts together, once it is compiled."""
-    key, temperature = jax.random.key(0), 1.0
-    jax.block_until_ready(generate(model, prompts, key, temperature, num_tokens))
-    start = time.perf_counter()
-    jax.block_until_ready(generate(model, prompts, key, temperature, num_tokens))
-    return len(prompts.length) * num_tokens / (time.perf_counter() - start)
+def tokens_per_second(models: Sequence[Transformer], prompts: Prompts, num_tokens: int, runs: int) -> np.ndarray:
+    """Measures `generate` of each model, all prompts together, in turn and once it is compiled: [models, runs]."""
+    seconds = np.zeros((len(models), runs + 1))  # the first run compiles
+    for run in range(runs + 1):
+        for index, model in enumerate(models):
+            start = time.perf_counter()
+            jax.block_until_ready(generate(model, prompts, jax.random.key(run), 1.0, num_tokens))
+            seconds[index, run] = time.perf_counter() - start
+    return len(prompts.length) * num_tokens / seconds[:, 1:]
 
 
 def join_texts(prompts: Prompts, continuation: Continuation) -> np.ndarray:
