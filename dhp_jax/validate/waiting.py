@@ -15,7 +15,8 @@ from dhp_jax.verify import cubin as cubins
 from dhp_jax.verify.__main__ import installed_library, own_policies
 from dhp_jax.verify.report import Branch
 
-_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(BRA `\(\S+\) )?")  # the second: a jump that is always taken
+# The second: a jump that is always taken, or where all threads end.
+_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(BRA(?= `\(\S+\) )|EXIT(?= ))?")
 _LABEL = re.compile(r"([^\s:/]+):\s*")
 
 
@@ -37,10 +38,11 @@ def waiting_loops() -> dict[str, frozenset[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Addresses in the code of one kernel: of its labels, and of the jumps that are always taken."""
+    """Addresses in the code of one kernel: of its labels, of the jumps that are always taken, of where threads end."""
 
     labels: Mapping[str, int]
     jumps: Set[int]
+    exits: Set[int] = frozenset()
 
 
 def loops(waits: Iterable[tuple[str, Branch]], places: Mapping[str, Places]) -> dict[str, frozenset[int]]:
@@ -57,7 +59,7 @@ def loops(waits: Iterable[tuple[str, Branch]], places: Mapping[str, Places]) -> 
         if own is None or begin is None or begin > branch.address:
             continue
         end = branch.address + 16
-        if {begin - 16, end} <= own.jumps:
+        if begin - 16 in own.jumps | own.exits and end in own.jumps:
             end += 16
         found[kernel] = found.get(kernel, frozenset()) | frozenset(range(begin, end, 16))
     return found
@@ -77,14 +79,14 @@ def _places(library: bytes, architecture: str, symbols: Set[str]) -> dict[str, P
 def places(listing: Iterable[str]) -> Places:
     """From what nvdisasm writes, of which no more is read: the proof takes a minute to read all of it."""
     labels: dict[str, int] = {}
-    jumps = set()
+    at: dict[str, set[int]] = {"BRA": set(), "EXIT": set()}
     end = 0
     for line in listing:
         if match := _INSTRUCTION.match(line):
             address = int(match[1], 16)
             end = address + 16
             if match[2]:
-                jumps.add(address)
+                at[match[2]].add(address)
         elif match := _LABEL.fullmatch(line):
             labels[match[1]] = end
-    return Places(labels, jumps)
+    return Places(labels, at["BRA"], at["EXIT"])

@@ -20,22 +20,22 @@ from dhp_jax.validate.outcome import Status
 from dhp_jax.verify import report
 
 _SECRETS = ["random", "random", "zeros", "no keys", "random"]
-_SECTORS = PER_ACCESS["memory sectors"]
-_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",), "sectors": (_SECTORS,)}, single=True)
+_REQUESTS = PER_ACCESS["memory requests"]
+_READ = Metrics({"tensor": ("tensor.sum",), "transcendental": ("xu.sum",), "requests": (_REQUESTS,)}, single=True)
 _KERNEL = "_Z13attention_fwd"
 
 
-def launch(kernel=_KERNEL, instances=None, threads=None, sectors=(8.0, 4.0), **metrics):
+def launch(kernel=_KERNEL, instances=None, threads=None, requests=(8.0, 4.0), **metrics):
     """With how often each instruction ran, in warps; in threads 32 times as often, or as is said.
 
-    `sectors` is of each instruction that uses memory.
+    `requests` is of each instruction that uses memory.
     """
-    named = {"tensor.sum": 64.0, "xu.sum": 32.0, _SECTORS: sum(sectors)}
+    named = {"tensor.sum": 64.0, "xu.sum": 32.0, _REQUESTS: sum(requests)}
     named |= {f"{name}.sum": value for name, value in metrics.items()}
     warps = {0: 4.0, 16: 8.0, 32: 4.0} if instances is None else instances
     threads = {pc: 32 * count for pc, count in warps.items()} if threads is None else threads
-    of_accesses = {16 * index: count for index, count in enumerate(sectors)}
-    return Launch(kernel, named, {"inst_executed": warps, "thread_inst_executed": threads, _SECTORS: of_accesses})
+    of_accesses = {16 * index: count for index, count in enumerate(requests)}
+    return Launch(kernel, named, {"inst_executed": warps, "thread_inst_executed": threads, _REQUESTS: of_accesses})
 
 
 def launches(changed=None, at=2):
@@ -70,10 +70,10 @@ class JudgeTest(parameterized.TestCase):
         assert "by warps" not in found.detail
 
     @parameterized.parameters(((8.0, 5.0),), ((9.0, 3.0),))
-    def test_an_instruction_that_asked_for_other_sectors_fails_though_the_sums_agree(self, sectors):
-        found = check(launches(launch(sectors=sectors)), waiting={_KERNEL: frozenset({16})})
+    def test_an_instruction_with_other_requests_fails_though_the_sums_agree(self, requests):
+        found = check(launches(launch(requests=requests)), waiting={_KERNEL: frozenset({16})})
         assert found.status is Status.FAIL
-        assert f"{_SECTORS} differs for zeros" in found.detail
+        assert f"{_REQUESTS} differs for zeros" in found.detail
 
     @parameterized.parameters("tensor", "xu")
     def test_noise_in_a_counter_is_unknown(self, name):
@@ -81,7 +81,7 @@ class JudgeTest(parameterized.TestCase):
         assert found.status is Status.UNKNOWN
         assert "may not be left out" in found.detail
 
-    @parameterized.parameters(launch(instances={0: 9.0}), launch(sectors=(9.0, 3.0)))
+    @parameterized.parameters(launch(instances={0: 9.0}), launch(requests=(9.0, 3.0)))
     def test_noise_in_single_instructions_is_unknown(self, noisy):
         assert check(launches(noisy, at=4)).status is Status.UNKNOWN
 
@@ -93,7 +93,7 @@ class JudgeTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("no_number", launch(tensor=math.nan)),
         ("missing", dataclasses.replace(launch(), metrics={})),
-        ("no_sectors", launch(sectors=(math.nan,))),
+        ("no_requests", launch(requests=(math.nan,))),
         ("no_instructions", launch(instances={})),
         ("no_instructions_in_threads", launch(threads={})),
     )
@@ -139,13 +139,15 @@ class JudgeTest(parameterized.TestCase):
         assert waiting.loops([("another", back)], places) == {}
 
     @parameterized.parameters(
-        ({48, 112}, {64, 80, 96, 112}),  # between jumps: only a first look that failed leads there
-        ({112}, {64, 80, 96}),  # what comes before falls into it: the jump behind it runs in any case
-        ({48}, {64, 80, 96}),
+        ({48, 112}, (), {64, 80, 96, 112}),  # between jumps: only a first look that failed leads there
+        ({112}, {48}, {64, 80, 96, 112}),  # the same behind the end of the kernel
+        ({112}, (), {64, 80, 96}),  # what comes before falls into it: the jump behind it runs in any case
+        ({48}, (), {64, 80, 96}),
+        ({48}, {112}, {64, 80, 96}),
     )
-    def test_a_loop_out_of_line_has_the_jump_that_leads_back(self, jumps, expected):
+    def test_a_loop_out_of_line_has_the_jump_that_leads_back(self, jumps, exits, expected):
         back = report.Branch(96, "@!P0 BRA `(.L_x_4)", "wait", None)
-        places = {_KERNEL: waiting.Places({".L_x_4": 64}, jumps)}
+        places = {_KERNEL: waiting.Places({".L_x_4": 64}, frozenset(jumps), frozenset(exits))}
         assert waiting.loops([(_KERNEL, back)], places) == {_KERNEL: expected}
 
     def test_places_are_those_of_a_listing(self):
@@ -160,9 +162,10 @@ class JudgeTest(parameterized.TestCase):
             "        /*0020*/              @!P1 BRA P2, `(.L_x_0) ;   /* 0x00000000001c8947 */",
             "                                                     /* 0x000fea0003800000 */",
             ".L_x_1:",
-            "        /*0030*/                   EXIT ;            /* 0x000000000000794d */",
+            "        /*0030*/               @P0 EXIT ;            /* 0x000000000000794d */",
+            "        /*0040*/                   EXIT ;            /* 0x000000000000794d */",
         )
-        assert waiting.places(listing) == waiting.Places({".text.kernel": 0, ".L_x_0": 16, ".L_x_1": 48}, {0})
+        assert waiting.places(listing) == waiting.Places({".text.kernel": 0, ".L_x_0": 16, ".L_x_1": 48}, {0}, {64})
 
     def test_a_run_without_equal_inputs_is_refused(self):
         with pytest.raises(ValueError, match="needs two runs with equal inputs"):
@@ -208,7 +211,7 @@ class MetricTest(parameterized.TestCase):
         assert counters.metrics([name]).all() == []
 
     def test_executions_are_read_with_what_instructions_ask_of_memory(self):
-        asked = ["memory_l1_wavefronts_shared", "memory_l1_tag_requests_global", "memory_l2_theoretical_sectors_global"]
+        asked = ["memory_l1_wavefronts_shared", "memory_l1_tag_requests_global"]
         assert counters.EXECUTIONS.all() == [*asked, *PER_PC]
 
     def test_executions_are_no_counters_of_the_hardware(self):
@@ -236,8 +239,8 @@ class ProgramTest(parameterized.TestCase):
 
 _TABLE = f"""\
 ==PROF== Connected to process 7
-"ID","Process ID","Kernel Name","a__b","sm__a.sum","inst_executed","thread_inst_executed","{_SECTORS}"
-"","","","","inst","inst","inst","sectors"
+"ID","Process ID","Kernel Name","a__b","sm__a.sum","inst_executed","thread_inst_executed","{_REQUESTS}"
+"","","","","inst","inst","inst",""
 "0","7","_Z13attention_fwd","a","1,024","16 (4; 8; 4)","385 (128; 256; 1)","2,048 (0; 2,048; 0)"
 "1","7","_Z13attention_fwd","b","n/a","1,016 (0x10: 1,000; 0x20: 16)","8","0"
 """
@@ -250,8 +253,8 @@ class TableTest(parameterized.TestCase):
         assert first.metrics["sm__a.sum"] == 1024
         assert first.instances["inst_executed"] == {0: 4, 16: 8, 32: 4}
         assert first.instances["thread_inst_executed"] == {0: 128, 16: 256, 32: 1}
-        assert [each.metrics[_SECTORS] for each in (first, second)] == [2048, 0]
-        assert first.instances[_SECTORS] == {0: 0, 16: 2048, 32: 0}
+        assert [each.metrics[_REQUESTS] for each in (first, second)] == [2048, 0]
+        assert first.instances[_REQUESTS] == {0: 0, 16: 2048, 32: 0}
         assert math.isnan(second.metrics["sm__a.sum"])
         assert second.metrics["inst_executed"] == 1016
         assert second.instances["inst_executed"] == {16: 1000, 32: 16}
@@ -319,6 +322,32 @@ class ToolTest(parameterized.TestCase):
     def test_a_child_that_fails_is_told(self):
         with pytest.raises(CountersError, match="status 5"):
             self.use("sys.exit(5)")
+
+    def crash(self, times, said=""):
+        """That many times, at the first attempts."""
+        count = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()), "count")
+        body = f"""\
+            import os, signal
+            count = pathlib.Path({str(count)!r})
+            done = len(count.read_text()) if count.exists() else 0
+            count.write_text("." * (done + 1))
+            if done < {times}:
+                print({said!r}, flush=True)
+                os.kill(os.getpid(), signal.SIGSEGV)
+            """
+        return lambda: self.use(textwrap.dedent(body) + _WRITES.format(table=_TABLE)), count
+
+    def test_a_crash_of_the_tool_is_followed_by_another_run(self):
+        run, count = self.crash(1)
+        assert len(run()) == 2
+        assert count.read_text() == ".."
+
+    @parameterized.parameters((2, ""), (1, "==ERROR== The application returned an error code (11)."))
+    def test_a_second_crash_or_one_of_the_child_is_told(self, times, said):
+        run, count = self.crash(times, said)
+        with pytest.raises(CountersError, match="status -11"):
+            run()
+        assert len(count.read_text()) == times
 
     def test_without_the_tool_nothing_is_known(self):
         self.enter_context(mock.patch.object(ncu.shutil, "which", return_value=None))
